@@ -1,0 +1,112 @@
+//! The order of the checks, and nothing else.
+
+use crate::frame::Frame;
+use crate::packet::{Address, IpPacket, Packet, Transport};
+use crate::parse::parse;
+use crate::reason::Reason;
+
+/// The entry id that stands for "no entry": ids start at 1, and slot 0 of the entry maps is never used.
+pub const NO_ENTRY: u32 = 0;
+
+/// A deadline that never comes. See [`Match::until_s`].
+pub const FOREVER: u32 = u32::MAX;
+
+/// What became of a frame, and by which entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a dropped decision is an uncounted packet"]
+pub struct Decision {
+    /// Why; the verdict follows from it.
+    pub reason: Reason,
+    /// Id of the entry that decided, or [`NO_ENTRY`].
+    pub entry: u32,
+}
+
+/// What a table knows of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Id of the most specific entry that covers the address.
+    pub entry: u32,
+    /// When the *last* of all covering entries ends, in seconds of the [`Clock`]; [`FOREVER`] if one never
+    /// does. The writer of the tables keeps it so: thus the end of a nested entry never uncovers an address
+    /// that a wider one still covers, whether or not any process is alive to tidy up.
+    pub until_s: u32,
+}
+
+/// The questions that [`decide`] asks of the operator's lists.
+pub trait Tables {
+    /// The allow entries that cover `source`.
+    fn allow(&self, source: &Address) -> Option<Match>;
+    /// The block entries that cover `source`.
+    fn block(&self, source: &Address) -> Option<Match>;
+}
+
+/// The time, on the clock in which deadlines are given. Asked at most once a packet, and only where an entry
+/// with a deadline matches.
+pub trait Clock {
+    /// Whole seconds since a fixed moment (in the kernel: CLOCK_MONOTONIC, which starts at boot).
+    fn now_s(&self) -> u32;
+}
+
+/// The decision about a frame: parses it and, if it is well-formed, [`decide`]s.
+pub fn filter<F: Frame + ?Sized>(frame: &F, clock: &impl Clock, tables: &impl Tables) -> Decision {
+    match parse(frame) {
+        Ok(packet) => decide(&packet, clock, tables),
+        Err(malformed) => by_protocol(malformed),
+    }
+}
+
+/// The decision about a well-formed packet. The order of the checks is the policy:
+/// protocol essentials, then allow, then block, then pass.
+pub fn decide(packet: &Packet, clock: &impl Clock, tables: &impl Tables) -> Decision {
+    let ip = match packet {
+        Packet::Arp => return by_protocol(Reason::Arp),
+        Packet::NonIp { .. } => return by_protocol(Reason::NonIp),
+        Packet::Ip(ip) => ip,
+    };
+    if is_neighbour_discovery(ip) {
+        return by_protocol(Reason::NeighbourDiscovery);
+    }
+    let mut now = Now { clock, read_s: None };
+    if let Some(allow) = tables.allow(&ip.source)
+        && now.is_before(allow.until_s)
+    {
+        return Decision { reason: Reason::Allowed, entry: allow.entry };
+    }
+    if let Some(block) = tables.block(&ip.source)
+        && now.is_before(block.until_s)
+    {
+        return Decision { reason: Reason::Blocked, entry: block.entry };
+    }
+    by_protocol(Reason::NoMatch)
+}
+
+/// A decision in which no entry took part.
+fn by_protocol(reason: Reason) -> Decision {
+    Decision { reason, entry: NO_ENTRY }
+}
+
+/// Router and neighbour solicitation and advertisement, and redirect (RFC 4861), which without hop limit 255
+/// did not come from this link.
+fn is_neighbour_discovery(ip: &IpPacket) -> bool {
+    matches!(
+        (ip.source, ip.transport, ip.hop_limit),
+        (Address::V6(_), Transport::Icmp { kind: 133..=137, .. }, 255)
+    )
+}
+
+/// The clock, read when first needed and then kept.
+struct Now<'c, C> {
+    clock: &'c C,
+    read_s: Option<u32>,
+}
+
+impl<C: Clock> Now<'_, C> {
+    fn is_before(&mut self, until_s: u32) -> bool {
+        if until_s == FOREVER {
+            return true;
+        }
+        let clock = self.clock;
+        let now_s = *self.read_s.get_or_insert_with(|| clock.now_s());
+        now_s < until_s
+    }
+}

@@ -1,0 +1,29 @@
+//! From a frame to a packet, one protocol layer a file. Holds no policy: what to do with a packet is
+//! [`decide`](crate::decide())'s business.
+
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+pub use ethernet::MAX_VLAN_TAGS;
+
+use crate::frame::{Cursor, Frame};
+use crate::packet::Packet;
+use crate::reason::Reason;
+
+/// Reads the headers of `frame`.
+///
+/// # Errors
+///
+/// The [`Reason`] why the frame is not a well-formed packet. A frame that is well-formed as far as it can be
+/// understood (an unknown EtherType, an unknown IP protocol) is a packet.
+pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
+    let mut cursor = Cursor::new(frame);
+    match ethernet::ether_type(&mut cursor)? {
+        ethernet::IPV4 => ipv4::packet(&mut cursor).map(Packet::Ip),
+        ethernet::IPV6 => ipv6::packet(&mut cursor).map(Packet::Ip),
+        ethernet::ARP | ethernet::RARP => Ok(Packet::Arp),
+        ether_type => Ok(Packet::NonIp { ether_type }),
+    }
+}

@@ -1,0 +1,110 @@
+//! The one enum that names every outcome. Holds the wording and the verdict of each, and nothing else.
+
+/// What happens to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Handed on to the kernel's network stack.
+    Pass,
+    /// Dropped in the driver's hook.
+    Drop,
+}
+
+impl Verdict {
+    /// `pass` or `drop`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// Defines [`Reason`] and its tables from one list, so that no outcome can lack a name, verdict or sentence.
+macro_rules! reasons {
+    ($($variant:ident = $index:literal, $name:literal, $verdict:ident, $sentence:literal;)*) => {
+        /// Why a frame got its verdict. Every frame leaves the filter with exactly one.
+        ///
+        /// The number is the counter's index in the pinned maps, hence part of the ABI: numbers are only
+        /// ever appended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[must_use = "a dropped reason is an uncounted packet"]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $sentence] $variant = $index,)*
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in statistics, JSON and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the reason means, in one sentence.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+
+            /// What happens to a frame with this reason.
+            pub const fn verdict(self) -> Verdict {
+                match self { $(Self::$variant => Verdict::$verdict,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    NoMatch = 0, "no_match", Pass, "No entry covers the source address: the default is to pass.";
+    Allowed = 1, "allowed", Pass, "An allow entry covers the source address; block entries are not asked.";
+    Arp = 2, "arp", Pass, "ARP, which a neighbour needs before it can send IPv4: passed before any list.";
+    NeighbourDiscovery = 3, "neighbour_discovery", Pass, "IPv6 neighbour discovery with hop limit 255, so sent on this link (RFC 4861): passed before any list.";
+    NonIp = 4, "non_ip", Pass, "Neither IPv4, IPv6 nor ARP: no address to match.";
+    Blocked = 5, "blocked", Drop, "A block entry covers the source address and no allow entry does.";
+    EthernetTruncated = 6, "ethernet_truncated", Drop, "The frame ends inside the Ethernet header.";
+    VlanTruncated = 7, "vlan_truncated", Drop, "The frame ends inside a VLAN tag.";
+    VlanTooDeep = 8, "vlan_too_deep", Drop, "More than four VLAN tags.";
+    Ipv4Truncated = 9, "ipv4_truncated", Drop, "The frame ends inside the IPv4 header.";
+    Ipv4Version = 10, "ipv4_version", Drop, "EtherType IPv4, but the version field is not 4.";
+    Ipv4HeaderLength = 11, "ipv4_header_length", Drop, "The IPv4 header length is under 20 bytes (RFC 791).";
+    Ipv4TotalLength = 12, "ipv4_total_length", Drop, "The IPv4 total length is under the header's or over the frame's.";
+    Ipv6Truncated = 13, "ipv6_truncated", Drop, "The frame ends inside the IPv6 header.";
+    Ipv6Version = 14, "ipv6_version", Drop, "EtherType IPv6, but the version field is not 6.";
+    Ipv6PayloadLength = 15, "ipv6_payload_length", Drop, "The IPv6 payload length is over the frame's.";
+    TcpTruncated = 16, "tcp_truncated", Drop, "The IP packet ends inside the TCP header.";
+    TcpDataOffset = 17, "tcp_data_offset", Drop, "The TCP data offset is under 20 bytes or over the IP packet's length.";
+    UdpTruncated = 18, "udp_truncated", Drop, "The IP packet ends inside the UDP header.";
+    UdpLength = 19, "udp_length", Drop, "The UDP length is under 8 bytes or over the IP packet's length.";
+    IcmpTruncated = 20, "icmp_truncated", Drop, "The IP packet ends inside the ICMP header.";
+}
+
+impl Reason {
+    /// The counter's index.
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::REASON_SLOTS;
+
+    #[test]
+    fn numbers_are_dense_and_fit_the_counter_map() {
+        for (position, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index() as usize, position, "{reason:?}");
+        }
+        assert!(Reason::ALL.len() <= REASON_SLOTS as usize);
+    }
+
+    #[test]
+    fn names_are_unique_snake_case() {
+        let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for name in names {
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+        }
+    }
+}

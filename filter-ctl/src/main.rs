@@ -1,0 +1,1 @@
+fn main(){ println!("{}", filter_ctl::OBJECT.len()); }

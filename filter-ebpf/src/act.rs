@@ -1,0 +1,37 @@
+//! The one exit: counts the frame, once, and turns the verdict into the XDP action.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::programs::XdpContext;
+use filter_common::abi::{Counter, LOOPBACK_IFINDEX, TEST_SLOT, counter_index};
+use filter_common::{Decision, Frame, NO_ENTRY, Verdict};
+
+use crate::frame::XdpFrame;
+use crate::maps::{COUNTERS, ENTRY_COUNTERS, INTERFACE_SLOT};
+
+/// Counts `decision` and returns the XDP action.
+pub fn act(context: &XdpContext, frame: &XdpFrame, decision: Decision) -> u32 {
+    let bytes = frame.length() as u64;
+    let slot = if context.ingress_ifindex() == LOOPBACK_IFINDEX as usize {
+        TEST_SLOT
+    } else {
+        INTERFACE_SLOT.load()
+    };
+    count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason)), bytes);
+    if decision.entry != NO_ENTRY {
+        count(ENTRY_COUNTERS.get_ptr_mut(decision.entry), bytes);
+    }
+    match decision.reason.verdict() {
+        Verdict::Pass => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+fn count(counter: Option<*mut Counter>, bytes: u64) {
+    if let Some(counter) = counter {
+        // SAFETY: the map lookup returned a valid, aligned Counter of this CPU, and XDP runs with the CPU to
+        // itself, so nothing else writes it: no atomics needed.
+        let counter = unsafe { &mut *counter };
+        counter.packets += 1;
+        counter.bytes += bytes;
+    }
+}
