@@ -109,6 +109,14 @@ pub mod action {
     pub const BLOCK: u8 = 2;
 }
 
+/// What userspace must know before it reads the other maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// No entry id above this was ever used, so that nobody has to read all of a large, nearly empty map.
+    pub highest_entry: u32,
+}
+
 /// Who counts in an interface slot. Only userspace reads and writes these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -135,8 +143,6 @@ pub enum MapKind {
 
 /// `BPF_F_NO_PREALLOC`: obligatory for tries.
 const NO_PREALLOC: u32 = 1;
-/// `BPF_F_MMAPABLE` (5.5): userspace reads and writes the map as memory.
-const MMAPABLE: u32 = 1 << 10;
 
 /// How a map must look, whoever made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,13 +197,13 @@ const fn array<V>(name: &'static str, capacity: Capacity) -> MapSpec {
         key_size: size_of_u32::<u32>(),
         value_size: size_of_u32::<V>(),
         capacity,
-        flags: MMAPABLE,
+        flags: 0,
     }
 }
 
 const fn counters(name: &'static str, capacity: Capacity) -> MapSpec {
     let value_size = size_of_u32::<Counter>();
-    MapSpec { kind: MapKind::PerCpuArray, value_size, flags: 0, ..array::<Counter>(name, capacity) }
+    MapSpec { kind: MapKind::PerCpuArray, value_size, ..array::<Counter>(name, capacity) }
 }
 
 /// A trie over addresses of `bytes` bytes.
@@ -222,6 +228,8 @@ pub const BLOCK_V4: MapSpec = trie("block_v4", 4);
 pub const BLOCK_V6: MapSpec = trie("block_v6", 16);
 /// [`Entry`] by id.
 pub const ENTRIES: MapSpec = array::<Entry>("entries", Capacity::Entries);
+/// The [`Header`].
+pub const HEADER: MapSpec = array::<Header>("header", Capacity::Fixed(1));
 /// [`Counter`] by entry id.
 pub const ENTRY_COUNTERS: MapSpec = counters("entry_counters", Capacity::Entries);
 /// [`Counter`] by [`counter_index`].
@@ -230,8 +238,8 @@ pub const COUNTERS: MapSpec = counters("counters", Capacity::Fixed(INTERFACE_SLO
 pub const INTERFACES: MapSpec = array::<Interface>("interfaces", Capacity::Fixed(INTERFACE_SLOTS));
 
 /// All maps.
-pub const MAPS: [MapSpec; 8] =
-    [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, ENTRIES, ENTRY_COUNTERS, COUNTERS, INTERFACES];
+pub const MAPS: [MapSpec; 9] =
+    [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, HEADER, ENTRIES, ENTRY_COUNTERS, COUNTERS, INTERFACES];
 
 /// Index into the map `counters`.
 pub const fn counter_index(interface_slot: u32, reason: crate::Reason) -> u32 {
@@ -255,7 +263,7 @@ const _: () = {
 #[cfg(feature = "pod")]
 #[expect(unsafe_code, reason = "the marker that lets aya copy these types to and from maps")]
 mod pod {
-    use super::{Counter, Entry, Interface, Record};
+    use super::{Counter, Entry, Header, Interface, Record};
 
     // SAFETY: `repr(C)`, integers only, no padding (asserted above): every bit pattern is a value.
     unsafe impl aya::Pod for Counter {}
@@ -265,6 +273,8 @@ mod pod {
     unsafe impl aya::Pod for Entry {}
     // SAFETY: as Entry.
     unsafe impl aya::Pod for Interface {}
+    // SAFETY: as Counter.
+    unsafe impl aya::Pod for Header {}
 }
 
 #[cfg(test)]

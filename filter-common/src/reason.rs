@@ -28,7 +28,7 @@ macro_rules! reasons {
         /// ever appended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[must_use = "a dropped reason is an uncounted packet"]
-        #[repr(u8)]
+        #[repr(u32)] // not a byte: the padding beside it is undefined, and kernels before 6.0 refuse to read such stack
         pub enum Reason {
             $(#[doc = $sentence] $variant = $index,)*
         }

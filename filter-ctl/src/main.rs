@@ -1,1 +1,7 @@
-fn main(){ println!("{}", filter_ctl::OBJECT.len()); }
+//! The binary: all is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    filter_ctl::main()
+}

@@ -4,6 +4,7 @@
 //! | map | key | value | written by | read by |
 //! |---|---|---|---|---|
 //! | `allow_v4` `allow_v6` `block_v4` `block_v6` | prefix | `Record` | userspace | program |
+//! | `header` | 0 | `Header` | userspace | userspace |
 //! | `entries` | entry id | `Entry` | userspace | userspace |
 //! | `entry_counters` | entry id | `Counter` a CPU | program; zeroed by userspace before an id is used | userspace |
 //! | `counters` | interface slot, reason | `Counter` a CPU | program; zeroed by userspace before a slot is used | userspace |
@@ -13,11 +14,10 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use filter_common::abi::{
-    self, Counter, DEFAULT_MAX_ENTRIES, Entry, INTERFACE_SLOTS, Interface, REASON_SLOTS, Record, TEST_SLOT,
+    self, Counter, DEFAULT_MAX_ENTRIES, Entry, Header, INTERFACE_SLOTS, Interface, REASON_SLOTS, Record, TEST_SLOT,
 };
 
 const ELEMENTS: usize = abi::Capacity::Entries.elements(DEFAULT_MAX_ENTRIES) as usize;
-const MMAPABLE: usize = abi::ENTRIES.flags as usize;
 
 #[btf_map(name = "allow_v4")]
 pub static ALLOW_V4: LpmTrie<[u8; 4], Record, ELEMENTS> = LpmTrie::new();
@@ -31,8 +31,11 @@ pub static BLOCK_V4: LpmTrie<[u8; 4], Record, ELEMENTS> = LpmTrie::new();
 #[btf_map(name = "block_v6")]
 pub static BLOCK_V6: LpmTrie<[u8; 16], Record, ELEMENTS> = LpmTrie::new();
 
+#[btf_map(name = "header")]
+pub static HEADER: Array<Header, 1> = Array::new();
+
 #[btf_map(name = "entries")]
-pub static ENTRIES: Array<Entry, ELEMENTS, MMAPABLE> = Array::new();
+pub static ENTRIES: Array<Entry, ELEMENTS> = Array::new();
 
 #[btf_map(name = "entry_counters")]
 pub static ENTRY_COUNTERS: PerCpuArray<Counter, ELEMENTS> = PerCpuArray::new();
@@ -41,7 +44,7 @@ pub static ENTRY_COUNTERS: PerCpuArray<Counter, ELEMENTS> = PerCpuArray::new();
 pub static COUNTERS: PerCpuArray<Counter, { (INTERFACE_SLOTS * REASON_SLOTS) as usize }> = PerCpuArray::new();
 
 #[btf_map(name = "interfaces")]
-pub static INTERFACES: Array<Interface, { INTERFACE_SLOTS as usize }, MMAPABLE> = Array::new();
+pub static INTERFACES: Array<Interface, { INTERFACE_SLOTS as usize }> = Array::new();
 
 /// The slot in which this program counts: set by the loader, one program an interface.
 #[unsafe(no_mangle)]

@@ -1,0 +1,255 @@
+//! What the operator typed, as clap types. Nothing here acts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
+use clap_complete::Shell;
+use filter_common::abi::DEFAULT_MAX_ENTRIES;
+
+use crate::host::devices::Mode;
+use crate::kernel::pins::DEFAULT_ROOT;
+
+/// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
+///
+/// The filter lives in the kernel and goes on when every process is gone; only `unload` ends it.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "filter-ctl",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not loaded, 4 only partly applied, 5 nothing matched.",
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Print JSON, errors included.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say all that is known, such as the verifier's whole log.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// Directory on a BPF file system that holds the filter.
+    #[arg(long, global = true, env = "FILTER_CTL_PIN_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
+    pub pin_root: PathBuf,
+    /// How long to wait for another filter-ctl that holds the lock.
+    #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub lock_wait: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Filter the traffic that comes in on interfaces.
+    #[command(after_help = "Examples:
+  filter-ctl load eth0                   filter in the driver
+  filter-ctl load eth0 eth1              both, or neither where one fails
+  filter-ctl load eth0 --mode generic    where the driver has no XDP; slower")]
+    Load(LoadArgs),
+    /// Stop filtering interfaces. With the last one, entries and counters are gone too.
+    #[command(after_help = "Examples:
+  filter-ctl unload eth1
+  filter-ctl unload --all")]
+    Unload(UnloadArgs),
+    /// Show which interfaces are filtered, and how full the tables are.
+    #[command(after_help = "Example:
+  filter-ctl status --json | jq '.interfaces[] | select(.state != \"attached\")'
+
+Exit code 4 if a loaded interface is gone, 3 if none is loaded.")]
+    Status,
+    /// Edit the prefixes whose traffic is dropped.
+    #[command(subcommand)]
+    Block(EntryCommand),
+    /// Edit the prefixes whose traffic passes, whatever the block entries say.
+    #[command(subcommand)]
+    Allow(EntryCommand),
+    /// Show what was passed and dropped, and why.
+    #[command(after_help = "Examples:
+  filter-ctl stats                       totals, and rates over one second
+  filter-ctl stats --watch               again every second, until Ctrl-C
+  filter-ctl stats --over 0s --json      totals at once, as JSON
+  filter-ctl stats --watch 10 --json     a line of JSON every ten seconds")]
+    Stats(StatsArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:
+  filter-ctl completions bash > /etc/bash_completion.d/filter-ctl")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Arguments of `load`.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// Interfaces on which traffic comes in.
+    #[arg(required = true, value_name = "IFACE")]
+    pub interfaces: Vec<String>,
+    /// Where the filter runs. It never falls back from native to generic by itself.
+    #[arg(long, value_enum, default_value_t = Mode::Native)]
+    pub mode: Mode,
+    #[arg(long, value_name = "N", help = format!("Most entries, allow and block together [default: {DEFAULT_MAX_ENTRIES}]"))]
+    #[expect(missing_docs, reason = "the help is computed")]
+    pub max_entries: Option<u32>,
+}
+
+/// Arguments of `unload`.
+#[derive(Clone, Debug, Args)]
+pub struct UnloadArgs {
+    /// Interfaces to stop filtering.
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "IFACE")]
+    pub interfaces: Vec<String>,
+    /// All interfaces.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What to do with the entries of one action.
+#[derive(Clone, Debug, Subcommand)]
+pub enum EntryCommand {
+    /// Add entries for source prefixes, or extend those there are.
+    #[command(after_help = "Examples:
+  filter-ctl block add 203.0.113.0/24 2001:db8:bad::/48 --ttl 2h --reason 'SYN flood'
+  filter-ctl block add - < prefixes.txt
+
+An address alone is /32 or /128. Adding again keeps the later deadline. All prefixes are checked
+before the first is written. With `-` a line holds one prefix; `#` starts a comment.")]
+    Add(AddArgs),
+    /// Remove entries, by exactly the prefix they were made with.
+    #[command(after_help = "Example:
+  filter-ctl block del 203.0.113.0/24
+
+Exit code 5 if none of the prefixes has an entry, 4 if only some have.")]
+    Del(DelArgs),
+    /// List entries.
+    #[command(after_help = "Example:
+  filter-ctl block list --json | jq -r '.entries[].prefix'")]
+    List,
+    /// Remove all entries of this kind.
+    #[command(after_help = "Example:
+  filter-ctl block list --json > before.json && filter-ctl block flush")]
+    Flush,
+}
+
+/// Arguments of `block add` and `allow add`.
+#[derive(Clone, Debug, Args)]
+pub struct AddArgs {
+    /// Prefixes or addresses, or `-` to read them from standard input.
+    #[arg(required = true, value_name = "PREFIX")]
+    pub prefixes: Vec<String>,
+    /// Remove the entries by themselves after this time, such as 90s, 1h or 2d.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub ttl: Option<Duration>,
+    /// Why; shown wherever the entry is.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+    #[arg(long)]
+    pub mask: bool,
+    /// Even if it would cut off this host, its gateway or an SSH session.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `block del` and `allow del`.
+#[derive(Clone, Debug, Args)]
+pub struct DelArgs {
+    /// Prefixes or addresses, or `-` to read them from standard input.
+    #[arg(required = true, value_name = "PREFIX")]
+    pub prefixes: Vec<String>,
+    /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+    #[arg(long)]
+    pub mask: bool,
+}
+
+/// Arguments of `stats`.
+#[derive(Clone, Debug, Args)]
+pub struct StatsArgs {
+    /// Show them again every S seconds (1 if not given), with rates over that time.
+    #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "1", value_parser = parse_interval)]
+    pub watch: Option<Duration>,
+    /// Time over which rates are taken; 0s shows totals at once.
+    #[arg(long, value_name = "TIME", default_value = "1s", conflicts_with = "watch", value_parser = humantime::parse_duration)]
+    pub over: Duration,
+    /// Entries to show, those with most packets first.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+}
+
+/// Shortest and longest time between two looks, in seconds: below, reading costs more than it shows; above,
+/// nobody is watching.
+const WATCH_S: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if WATCH_S.contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("must be from {} to {} seconds", WATCH_S.start(), WATCH_S.end()))
+    }
+}
+
+/// The command line's definition. `block` and `allow` share their types, so the examples of `allow` are made
+/// from those of `block`.
+pub fn definition() -> clap::Command {
+    let mut definition = Cli::command();
+    let allow = definition.find_subcommand_mut("allow").expect("defined above");
+    for verb in allow.get_subcommands_mut() {
+        if let Some(examples) = verb.get_after_help() {
+            let examples = examples.to_string().replace("filter-ctl block", "filter-ctl allow").replace("SYN flood", "our monitoring");
+            let owned = std::mem::replace(verb, clap::Command::new("placeholder"));
+            *verb = owned.after_help(examples);
+        }
+    }
+    definition
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.to_possible_value().expect("no mode is skipped").get_name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example_of_its_own() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path}{}", command.get_name());
+            let subcommands: Vec<_> = command.get_subcommands().collect();
+            if subcommands.is_empty() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains(&path), "`{path} --help` has no example");
+            }
+            for subcommand in subcommands {
+                check(subcommand, &format!("{path} "));
+            }
+        }
+        check(&definition(), "");
+    }
+
+    #[test]
+    fn intervals_are_bounded() {
+        assert_eq!(parse_interval("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["0", "-1", "nan", "inf", "1e9", "x"] {
+            assert!(parse_interval(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `stats`: what was passed and dropped, by interface, reason and entry.
+
+use std::io::IsTerminal as _;
+use std::thread;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use comfy_table::Cell;
+use filter_common::Reason;
+use filter_common::abi::TEST_SLOT;
+use serde::Serialize;
+
+use crate::cli::{Global, StatsArgs};
+use crate::exit::Exit;
+use crate::host::monotonic_now;
+use crate::kernel::Filter;
+use crate::output::{self, EntryView};
+use crate::stats::{
+    EntryCounts, EntryFigures, Figures, InterfaceCounts, InterfaceFigures, Snapshot, by_interface, top_entries,
+};
+
+/// Clears the terminal and moves to its top (ECMA-48 CUP and ED).
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+#[derive(Serialize)]
+struct Report {
+    time: String,
+    interval_s: Option<f64>,
+    interfaces: Vec<InterfaceFigures>,
+    entries: Vec<EntryReport>,
+}
+
+#[derive(Serialize)]
+struct EntryReport {
+    #[serde(flatten)]
+    entry: EntryView,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
+    let mut before = None;
+    let interval = args.watch.unwrap_or(args.over);
+    loop {
+        if before.is_some() || args.watch.is_some() || interval.is_zero() {
+            let now = snapshot(&global.open()?)?;
+            let report = report(&now, before.as_ref(), args.top);
+            match (global.json, args.watch) {
+                (true, Some(_)) => output::json_line(&report)?,
+                (true, None) => output::json(&report)?,
+                (false, watch) => {
+                    if watch.is_some() && std::io::stdout().is_terminal() {
+                        output::line(CLEAR)?;
+                    }
+                    print(&report)?;
+                }
+            }
+            if args.watch.is_none() {
+                return Ok(Exit::Done);
+            }
+            before = Some(now);
+        } else {
+            before = Some(snapshot(&global.open()?)?);
+        }
+        // The lock is not held meanwhile.
+        thread::sleep(interval);
+    }
+}
+
+/// Reads all counters.
+fn snapshot(filter: &Filter) -> Result<Snapshot> {
+    let maps = filter.maps();
+    let at = monotonic_now();
+    let mut interfaces = Vec::new();
+    for (slot, interface) in (0..).zip(maps.interfaces()?) {
+        let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        if slot == TEST_SLOT || name.is_empty() {
+            continue;
+        }
+        let by_reason =
+            Reason::ALL.iter().map(|reason| Ok((*reason, maps.counter(slot, *reason)?))).collect::<Result<_>>()?;
+        let name = String::from_utf8_lossy(name).into_owned();
+        interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
+    }
+    interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+    let entries = filter.entries()?;
+    let entries = entries.wanted().map(|(id, entry)| {
+        Ok(EntryCounts { id, entry: entry.clone(), counter: maps.entry_counter(id)? })
+    });
+    Ok(Snapshot { at, interfaces, entries: entries.collect::<Result<_>>()? })
+}
+
+fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Report {
+    let at = monotonic_now();
+    let entries = top_entries(now, before, top)
+        .into_iter()
+        .map(|EntryFigures { entry, figures }| EntryReport { entry: EntryView::new(&entry, at), figures });
+    Report {
+        time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        interval_s: before.map(|before| now.at.saturating_sub(before.at).as_secs_f64()),
+        interfaces: by_interface(now, before),
+        entries: entries.collect(),
+    }
+}
+
+fn print(report: &Report) -> Result<()> {
+    const NUMBERS: [&str; 4] = ["packets", "bytes", "packets/s", "bytes/s"];
+    let mut table = output::table(&["interface", "verdict", "reason", "packets", "bytes", "packets/s", "bytes/s"], &NUMBERS);
+    for interface in &report.interfaces {
+        for (verdict, total) in [("drop", &interface.dropped), ("pass", &interface.passed)] {
+            table.add_row(row([Cell::new(&interface.interface), output::coloured(verdict), Cell::new("total")], total));
+            let mut reasons: Vec<_> = interface
+                .reasons
+                .iter()
+                .filter(|reason| reason.verdict == verdict && reason.figures.packets > 0)
+                .collect();
+            reasons.sort_by_key(|reason| std::cmp::Reverse(reason.figures.packets));
+            for reason in reasons {
+                let name = Cell::new(reason.reason);
+                table.add_row(row([Cell::new(""), Cell::new(""), name], &reason.figures));
+            }
+        }
+    }
+    output::print_table(&table)?;
+    if report.entries.is_empty() {
+        return output::line("\nno entry has decided a packet yet");
+    }
+    output::line("")?;
+    let header = ["entry", "action", "age", "left", "packets", "bytes", "packets/s", "bytes/s", "why"];
+    let mut table = output::table(&header, &NUMBERS);
+    for EntryReport { entry, figures } in &report.entries {
+        let cells = [
+            Cell::new(entry.prefix),
+            output::coloured(entry.action.name()),
+            Cell::new(output::span(entry.age_s)),
+            Cell::new(entry.left()),
+        ];
+        let why = Cell::new(entry.reason.as_deref().unwrap_or("-"));
+        table.add_row(row(cells, figures).into_iter().chain([why]).collect::<Vec<_>>());
+    }
+    output::print_table(&table)
+}
+
+/// Some cells, and behind them the figures.
+fn row<const N: usize>(cells: [Cell; N], figures: &Figures) -> Vec<Cell> {
+    let numbers = [
+        output::grouped(figures.packets),
+        output::grouped(figures.bytes),
+        output::rate(figures.packets_per_second),
+        output::rate(figures.bytes_per_second),
+    ];
+    cells.into_iter().chain(numbers.into_iter().map(Cell::new)).collect()
+}

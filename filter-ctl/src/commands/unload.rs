@@ -1,0 +1,32 @@
+//! `unload`: stop filtering interfaces.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::cli::{Global, UnloadArgs};
+use crate::exit::Exit;
+use crate::kernel::filter::{self, Unloaded};
+use crate::output;
+
+#[derive(Serialize)]
+struct Report {
+    interfaces: Vec<String>,
+    everything_removed: bool,
+    entries_removed: usize,
+}
+
+pub fn run(global: &Global, args: &UnloadArgs) -> Result<Exit> {
+    let named = (!args.all).then_some(args.interfaces.as_slice());
+    let Unloaded { interfaces, everything, entries } = filter::unload(&global.pins(), named, global.lock_wait)?;
+    if global.json {
+        output::json(Report { interfaces, everything_removed: everything, entries_removed: entries })?;
+        return Ok(Exit::Done);
+    }
+    for interface in &interfaces {
+        output::line(&format!("{interface}: no longer filtered"))?;
+    }
+    if everything {
+        output::line(&format!("nothing is filtered any more; {entries} entries and all counters were removed"))?;
+    }
+    Ok(Exit::Done)
+}

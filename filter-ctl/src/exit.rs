@@ -1,0 +1,61 @@
+//! What the exit code says. The numbers are an interface: scripts branch on them.
+
+use std::process::ExitCode;
+
+use crate::kernel::filter::PartlyApplied;
+use crate::kernel::pins::NotLoaded;
+use crate::policy::{PrefixError, ReasonTextError, TtlError};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done as asked.
+    Done = 0,
+    /// Failed; nothing was changed, or the message says what was.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The filter, or the named interface, is not loaded.
+    NotLoaded = 3,
+    /// Enforced but not durable, or only partly applied.
+    Partly = 4,
+    /// Nothing matched.
+    NothingMatched = 5,
+}
+
+impl Exit {
+    /// The exit that an error stands for.
+    pub fn of(error: &anyhow::Error) -> Self {
+        // A closed pipe is how `| head` ends a command, not a fault.
+        let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        };
+        if error.chain().any(broken_pipe) {
+            Self::Done
+        } else if error.is::<NotLoaded>() {
+            Self::NotLoaded
+        } else if error.is::<PartlyApplied>() {
+            Self::Partly
+        } else if error.is::<UsageError>()
+            || error.is::<PrefixError>()
+            || error.is::<TtlError>()
+            || error.is::<ReasonTextError>()
+        {
+            Self::Usage
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The command line makes no sense, in a way that clap can't see.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);

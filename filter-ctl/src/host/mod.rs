@@ -1,0 +1,32 @@
+//! What this host looks like: devices, addresses, gateways, SSH sessions. Reads, and changes nothing.
+
+pub mod devices;
+pub mod network;
+pub mod ssh;
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Runs one netlink conversation to its end.
+fn block_on<T>(conversation: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("could not set up the I/O for a netlink socket")?;
+    runtime.block_on(conversation)
+}
+
+/// The time on CLOCK_MONOTONIC, on which the program in the kernel enforces deadlines.
+pub fn monotonic_now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+/// [`monotonic_now`] in whole seconds, as the program reads it.
+pub fn monotonic_now_s() -> u32 {
+    u32::try_from(monotonic_now().as_secs()).unwrap_or(u32::MAX)
+}

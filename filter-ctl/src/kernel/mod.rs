@@ -1,0 +1,24 @@
+//! The kernel's side: pins, programs, links and maps. The only module that calls aya.
+
+pub mod filter;
+pub mod interface;
+pub mod maps;
+pub mod pins;
+pub mod refusal;
+
+use std::error::Error;
+
+pub use filter::Filter;
+pub use pins::{Lock, Pins};
+
+/// The errno at the root of an error of aya's, wherever in the chain it hides.
+fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(errno) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(errno);
+        }
+        next = error.source();
+    }
+    None
+}

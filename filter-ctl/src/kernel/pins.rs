@@ -1,0 +1,315 @@
+//! Where things are pinned, who may own that place, and the lock on it. Opens no BPF object.
+//!
+//! ```text
+//! /sys/fs/bpf/filter-ctl/          the pin root; commands lock this directory
+//!     links/eth0                   the link: while it exists, eth0 is filtered
+//!     abi-1/                       everything whose layout depends on ABI_VERSION
+//!         entries, counters, ...   the maps
+//!         programs/eth0            the program on eth0
+//! ```
+//!
+//! Link pins lie outside the directory of the ABI, so that a build with another ABI finds them and can replace
+//! the programs behind them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use filter_common::abi::{ABI_VERSION, MapSpec};
+use rustix::fs::{FlockOperation, flock, fstatfs};
+use thiserror::Error;
+
+/// Where the filter is pinned unless the operator says otherwise.
+pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/filter-ctl";
+
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// How often the lock is tried again: short beside a command's few milliseconds of work, long beside a system call.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
+/// There is no filter to work on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the filter is not loaded: {0}")]
+pub struct NotLoaded(pub String);
+
+/// The paths below a pin root.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Paths below `root`, which need not exist.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The pin root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The link of an interface.
+    pub fn link(&self, interface: &str) -> PathBuf {
+        self.links().join(pin_name(interface))
+    }
+
+    /// The directory of everything that depends on the ABI.
+    pub fn abi(&self) -> PathBuf {
+        self.root.join(format!("abi-{ABI_VERSION}"))
+    }
+
+    /// The pin of a map.
+    pub fn map(&self, spec: &MapSpec) -> PathBuf {
+        self.abi().join(spec.name)
+    }
+
+    /// The directory of programs.
+    pub fn programs(&self) -> PathBuf {
+        self.abi().join("programs")
+    }
+
+    /// The program of an interface.
+    pub fn program(&self, interface: &str) -> PathBuf {
+        self.programs().join(pin_name(interface))
+    }
+
+    /// Names of the interfaces that have a link pin, sorted.
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be read; if there is none, there are no links.
+    pub fn loaded_interfaces(&self) -> Result<Vec<String>> {
+        let links = match fs::read_dir(self.links()) {
+            Ok(links) => links,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("could not list {}", self.links().display())),
+        };
+        let mut names = Vec::new();
+        for link in links {
+            let link = link.with_context(|| format!("could not list {}", self.links().display()))?;
+            names.push(interface_name(&link.file_name().to_string_lossy()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Makes the directories, with access for root only.
+    ///
+    /// # Errors
+    ///
+    /// If the root is not on a BPF file system, or a directory can't be made.
+    pub fn create(&self) -> Result<()> {
+        self.check_file_system()?;
+        for directory in [self.root.clone(), self.links(), self.abi(), self.programs()] {
+            match fs::DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| format!("could not create {}", directory.display())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes whatever is pinned below the root, links first, and then the root.
+    ///
+    /// # Errors
+    ///
+    /// If something can't be removed, or is not something that this program puts there.
+    pub fn remove(&self) -> Result<()> {
+        for directory in [self.links(), self.programs(), self.abi()] {
+            remove_directory(&directory)?;
+        }
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("could not remove {}", self.root.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a place where nothing can be pinned, or where bpffs would refuse the name with a bare EPERM.
+    fn check_file_system(&self) -> Result<()> {
+        let root = self.root.display();
+        let (Some(parent), Some(name)) = (self.root.parent(), self.root.file_name()) else {
+            bail!("the pin root must be a directory on a BPF file system, such as {DEFAULT_ROOT}; it is {root}");
+        };
+        ensure!(
+            !name.to_string_lossy().contains('.'),
+            "the pin root {root} has a dot in its name, which the BPF file system does not allow"
+        );
+        let directory = File::open(parent)
+            .with_context(|| format!("the pin root's parent {} can't be opened", parent.display()))?;
+        let statistics =
+            fstatfs(&directory).with_context(|| format!("could not query the file system of {}", parent.display()))?;
+        // The magic is an unsigned 32-bit number in a field whose type differs between architectures.
+        if u64::try_from(statistics.f_type).ok().map(|magic| magic & 0xffff_ffff) != Some(BPF_FS_MAGIC) {
+            bail!(
+                "{} is not on a BPF file system, so nothing can be pinned there: mount it with \
+                 `mount -t bpf bpf /sys/fs/bpf` (inside `ip netns exec` /sys is a fresh mount: use \
+                 `nsenter --net=/run/netns/NAME` instead)",
+                parent.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// bpffs refuses dots in names, and an interface name can't hold a colon, so `eth0.7` is pinned as `eth0:7`.
+fn pin_name(interface: &str) -> String {
+    interface.replace('.', ":")
+}
+
+fn interface_name(pin: &str) -> String {
+    pin.replace(':', ".")
+}
+
+/// Removes a directory that holds no directories; does nothing where there is none.
+fn remove_directory(directory: &Path) -> Result<()> {
+    let context = || format!("could not remove {}", directory.display());
+    let files = match fs::read_dir(directory) {
+        Ok(files) => files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(context),
+    };
+    for file in files {
+        let path = file.with_context(context)?.path();
+        fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+    }
+    fs::remove_dir(directory).with_context(context)
+}
+
+/// The lock that makes commands take turns: `flock` on the pin root, which ends with the process.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
+}
+
+impl Lock {
+    /// Waits at most `wait` for the lock on an existing pin root.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLoaded`] if there is no pin root; otherwise if it is not root's own or the wait was in vain.
+    pub fn acquire(pins: &Pins, wait: Duration) -> Result<Self> {
+        let root = pins.root();
+        let deadline = Instant::now() + wait;
+        loop {
+            let directory = match File::open(root) {
+                Ok(directory) => directory,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(NotLoaded(format!("nothing is pinned at {}; start with `filter-ctl load IFACE`", root.display())).into());
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not open the pin root {} (is this root?)", root.display()));
+                }
+            };
+            check_owner(root, &directory)?;
+            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                // Whoever held the lock may have removed the directory, and another may have made a new one.
+                Ok(()) if is_still_at(root, &directory)? => return Ok(Self { _directory: directory }),
+                Ok(()) => continue,
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error).with_context(|| format!("could not lock {}", root.display())),
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "another filter-ctl has held the lock on {} for over {}; find it with `fuser {}`, or wait longer with --lock-wait",
+                    root.display(),
+                    humantime::format_duration(wait),
+                    root.display(),
+                );
+            }
+            thread::sleep(LOCK_RETRY);
+        }
+    }
+
+    /// As [`Lock::acquire`], but makes the directories first where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire`] and [`Pins::create`].
+    pub fn create(pins: &Pins, wait: Duration) -> Result<Self> {
+        let deadline = Instant::now() + wait;
+        loop {
+            pins.create()?;
+            match Self::acquire(pins, deadline.saturating_duration_since(Instant::now())) {
+                Ok(lock) => {
+                    // An `unload` may have come between: below the locked root all is ours to make.
+                    pins.create()?;
+                    return Ok(lock);
+                }
+                Err(error) if error.is::<NotLoaded>() && Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Refuses a root that somebody else could have prepared: /sys/fs/bpf itself is often writable by all.
+fn check_owner(root: &Path, directory: &File) -> Result<()> {
+    let metadata = directory.metadata().with_context(|| format!("could not query {}", root.display()))?;
+    ensure!(metadata.is_dir(), "the pin root {} is not a directory", root.display());
+    ensure!(
+        metadata.uid() == 0,
+        "the pin root {} belongs to user {}, not to root: it is not used, since that user could replace what is pinned; \
+         remove it or choose another with --pin-root",
+        root.display(),
+        metadata.uid()
+    );
+    ensure!(
+        metadata.mode() & 0o022 == 0,
+        "the pin root {} can be written by others than root (mode {:o}): it is not used; run `chmod 700 {}`",
+        root.display(),
+        metadata.mode() & 0o7777,
+        root.display()
+    );
+    Ok(())
+}
+
+fn is_still_at(root: &Path, directory: &File) -> Result<bool> {
+    let ours = directory.metadata().with_context(|| format!("could not query {}", root.display()))?;
+    match fs::metadata(root) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("could not query {}", root.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_have_no_dots_and_are_reversible() {
+        for interface in ["eth0", "eth0.100", "bond0.4.7", "a-b_c"] {
+            let pin = pin_name(interface);
+            assert!(!pin.contains('.'));
+            assert_eq!(interface_name(&pin), interface);
+        }
+    }
+
+    #[test]
+    fn an_ordinary_directory_is_no_place_for_pins() {
+        let error = Pins::new("/tmp/filter-ctl-test").create().unwrap_err().to_string();
+        assert!(error.contains("not on a BPF file system") && error.contains("mount -t bpf"), "{error}");
+        let error = Pins::new("/tmp/filter.test").create().unwrap_err().to_string();
+        assert!(error.contains("dot"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_root_means_not_loaded() {
+        let error = Lock::acquire(&Pins::new("/nonexistent/filter-ctl"), Duration::ZERO).unwrap_err();
+        assert!(error.is::<NotLoaded>(), "{error}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What people and programs read: JSON with a schema number, aligned tables, entries and figures in words.
+
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::policy::{Action, Entry, Prefix};
+
+/// Version of all JSON output. Fields may be added under the same number; none changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<T> {
+    schema: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+/// Prints a JSON document over several lines.
+///
+/// # Errors
+///
+/// If standard output can't be written.
+pub fn json(content: impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
+    line(&text)
+}
+
+/// Prints a JSON document as one line, for streams of them.
+///
+/// # Errors
+///
+/// If standard output can't be written.
+pub fn json_line(content: impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
+    line(&text)
+}
+
+/// Prints a line. Unlike `println!` it doesn't panic when the reader is gone.
+///
+/// # Errors
+///
+/// If standard output can't be written.
+pub fn line(text: &str) -> Result<()> {
+    writeln!(io::stdout().lock(), "{text}").context("could not write to standard output")
+}
+
+/// Says something beside the result, on standard error.
+pub fn note(text: &str) {
+    // Where even this can't be written, there is nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// An error as JSON, on standard error.
+pub fn json_error(message: &str, exit_code: u8) {
+    #[derive(Serialize)]
+    struct Content<'m> {
+        error: Description<'m>,
+    }
+    #[derive(Serialize)]
+    struct Description<'m> {
+        message: &'m str,
+        exit_code: u8,
+    }
+    let content = Content { error: Description { message, exit_code } };
+    match serde_json::to_string_pretty(&Document { schema: SCHEMA, content }) {
+        Ok(text) => note(&text),
+        Err(_) => note(message),
+    }
+}
+
+/// A table without borders, with this header. Columns named in `right` hold numbers.
+pub fn table(header: &[&str], right: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if std::env::var_os("NO_COLOR").is_some() {
+        table.force_no_tty();
+    }
+    table.set_header(header.iter().map(|name| Cell::new(name).fg(Color::DarkGrey)));
+    for (column, name) in table.column_iter_mut().zip(header) {
+        column.set_padding((0, 2));
+        if right.contains(name) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// Prints a table without trailing blanks.
+///
+/// # Errors
+///
+/// If standard output can't be written.
+pub fn print_table(table: &Table) -> Result<()> {
+    table.lines().try_for_each(|row| line(row.trim_end()))
+}
+
+/// A verdict, action or state, coloured on a terminal by whether it stops traffic.
+pub fn coloured(word: &str) -> Cell {
+    let colour = match word {
+        "drop" | "block" | "gone" => Color::Red,
+        "pass" | "allow" | "attached" => Color::Green,
+        _ => return Cell::new(word),
+    };
+    Cell::new(word).fg(colour)
+}
+
+/// A number with its thousands apart: `12,345,678`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A rate as a whole number, or a dash where there is none.
+pub fn rate(rate: Option<f64>) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive and far below 2^64")]
+    rate.map_or("-".into(), |rate| grouped(rate.round() as u64))
+}
+
+/// A time span in its two largest units: `2d 4h`, `1m 30s`.
+pub fn span(seconds: u32) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("days", "d").replace("day", "d")
+}
+
+/// An entry as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EntryView {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// `allow` or `block`.
+    pub action: Action,
+    /// Why it was made, if that was said.
+    pub reason: Option<String>,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// Seconds since then.
+    pub age_s: u32,
+    /// RFC 3339, UTC; absent if it never expires.
+    pub expires_at: Option<String>,
+    /// Seconds until then; zero if it has expired and is not enforced any more.
+    pub expires_in_s: Option<u32>,
+}
+
+impl EntryView {
+    /// The view of `entry` at the moment `now` of CLOCK_MONOTONIC.
+    pub fn new(entry: &Entry, now: Duration) -> Self {
+        let wall = SystemTime::now();
+        let age_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_sub(entry.created_s);
+        let expires_in_s = entry.until.left_s(now);
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let rfc3339 = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+        Self {
+            prefix: entry.key.prefix,
+            action: entry.key.action,
+            reason: Some(entry.reason.as_str()).filter(|text| !text.is_empty()).map(str::to_owned),
+            created_at: rfc3339(wall.checked_sub(seconds(age_s)).unwrap_or(SystemTime::UNIX_EPOCH)),
+            age_s,
+            expires_at: expires_in_s.map(|left| rfc3339(wall + seconds(left))),
+            expires_in_s,
+        }
+    }
+
+    /// The time that is left, in words.
+    pub fn left(&self) -> String {
+        match self.expires_in_s {
+            None => "-".into(),
+            Some(0) => "expired".into(),
+            Some(left) => span(left),
+        }
+    }
+}
+
+/// The age and fate of an entry in a sentence: `for 1h`, `until removed`.
+pub fn lifetime(view: &EntryView) -> String {
+    match view.expires_in_s {
+        None => "until removed".into(),
+        Some(left) => format!("for {}", span(left)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let texts = [0, 7, 999, 1_000, 12_345_678, u64::MAX].map(grouped);
+        assert_eq!(texts, ["0", "7", "999", "1,000", "12,345,678", "18,446,744,073,709,551,615"]);
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        assert_eq!([0, 59, 90, 3600, 187_200, 200_000].map(span), ["0s", "59s", "1m 30s", "1h", "2d 4h", "2d 7h"]);
+    }
+
+    #[test]
+    fn rates_round() {
+        assert_eq!(rate(Some(1_499.6)), "1,500");
+        assert_eq!(rate(None), "-");
+    }
+}

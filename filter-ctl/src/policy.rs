@@ -1,0 +1,469 @@
+//! The validated desired state: prefixes, actions, deadlines, entries. Knows nothing of the kernel.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use filter_common::FOREVER;
+use filter_common::abi::{self, REASON_TEXT_LENGTH};
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+/// Longest text that can be a prefix: an IPv6 address written in full with its length is 43 characters.
+const LONGEST_PREFIX_TEXT: usize = 64;
+
+/// Longest time to live that may be asked for: ten years, far below what the 32 bits of seconds in the tables
+/// hold, and beyond any deadline that is meant.
+const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// An IPv4 or IPv6 prefix with host bits zero. IPv4-mapped IPv6 does not occur: it is IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(IpNet);
+
+/// Why a text is not a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PrefixError {
+    /// Neither address nor prefix.
+    #[error("`{0}` is not an IP address or prefix, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32")]
+    Syntax(String),
+    /// The prefix length is over the family's.
+    #[error("`{0}`: the prefix length is over {1}")]
+    Length(String, u8),
+    /// Host bits are set, so it is unclear what is meant.
+    #[error("`{0}` has host bits set: {1} is the whole prefix, {2} the one address; give one of these, or --mask for the first")]
+    HostBits(String, Prefix, IpAddr),
+}
+
+impl Prefix {
+    /// Reads an address or prefix. A bare address is /32 or /128. Where `mask` is set, host bits are cleared;
+    /// otherwise they are an error, since widening what somebody typed would block the innocent.
+    ///
+    /// # Errors
+    ///
+    /// [`PrefixError`] names the text and what to write instead.
+    pub fn parse(text: &str, mask: bool) -> Result<Self, PrefixError> {
+        let shown = || text.chars().take(LONGEST_PREFIX_TEXT).collect::<String>();
+        let syntax = || PrefixError::Syntax(shown());
+        if text.len() > LONGEST_PREFIX_TEXT {
+            return Err(syntax());
+        }
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| syntax())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let length = match length {
+            None => bits,
+            // `+8` is a number to Rust, but not to anybody who writes prefixes.
+            Some(digits) if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) => {
+                return Err(syntax());
+            }
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|length| *length <= bits)
+                .ok_or_else(|| PrefixError::Length(shown(), bits))?,
+        };
+        let typed = unmapped(IpNet::new(address, length).map_err(|_| syntax())?);
+        let prefix = Self(typed.trunc());
+        if typed.addr() != prefix.0.addr() && !mask {
+            return Err(PrefixError::HostBits(shown(), prefix, typed.addr()));
+        }
+        Ok(prefix)
+    }
+
+    /// Rebuilds a prefix from a map's entry.
+    ///
+    /// Returns `None` for anything that this program would not have written: an unknown family, a length over
+    /// the family's, host bits.
+    pub fn from_entry(entry: &abi::Entry) -> Option<Self> {
+        let address = match (entry.family, entry.address) {
+            (4, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
+            (6, octets) => IpAddr::from(octets),
+            _ => return None,
+        };
+        let net = IpNet::new(address, entry.prefix_len).ok()?;
+        (net == net.trunc() && net == unmapped(net)).then_some(Self(net))
+    }
+
+    /// The prefix that holds `address` alone.
+    pub fn host(address: IpAddr) -> Self {
+        Self(unmapped(address.into()))
+    }
+
+    /// First address.
+    pub fn address(&self) -> IpAddr {
+        self.0.addr()
+    }
+
+    /// Length in bits.
+    pub fn prefix_len(&self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// Whether this is the default route, 0.0.0.0/0 or ::/0.
+    pub fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+
+    /// Whether every address of `other` is in this prefix.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.0, other.0) {
+            (IpNet::V4(this), IpNet::V4(other)) => this.contains(&other),
+            (IpNet::V6(this), IpNet::V6(other)) => this.contains(&other),
+            _ => false,
+        }
+    }
+}
+
+/// An IPv4-mapped IPv6 prefix (RFC 4291, 2.5.5.2) as the IPv4 prefix that it is; others as they are.
+fn unmapped(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    match net {
+        IpNet::V6(v6) if v6.prefix_len() >= MAPPED_BITS => match v6.addr().to_ipv4_mapped() {
+            Some(v4) => {
+                Ipv4Net::new(v4, v6.prefix_len() - MAPPED_BITS).map_or(net, IpNet::V4)
+            }
+            None => net,
+        },
+        _ => net,
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.to_string())
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// What an entry does with the sources it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Pass, whatever block entries say.
+    Allow,
+    /// Drop.
+    Block,
+}
+
+impl Action {
+    /// `allow` or `block`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Block => "block",
+        }
+    }
+
+    /// The value in the maps.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Allow => abi::action::ALLOW,
+            Self::Block => abi::action::BLOCK,
+        }
+    }
+
+    /// The action of a map's value, if it is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            abi::action::ALLOW => Some(Self::Allow),
+            abi::action::BLOCK => Some(Self::Block),
+            _ => None,
+        }
+    }
+}
+
+/// What makes an entry that entry: there is at most one for each action and prefix.
+///
+/// The order puts a prefix directly before those it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// What it does.
+    pub action: Action,
+    /// Whom it concerns.
+    pub prefix: Prefix,
+}
+
+/// When an entry ends, in seconds of CLOCK_MONOTONIC. The largest value, [`Deadline::NEVER`], never comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(pub u32);
+
+impl Deadline {
+    /// The entry stays until it is removed.
+    pub const NEVER: Self = Self(FOREVER);
+
+    /// The end of an entry that is made now and lives for `ttl`, or for ever. Rounded up to a whole second:
+    /// a block may last up to one second longer than asked for, never less.
+    ///
+    /// # Errors
+    ///
+    /// If `ttl` is zero or over ten years.
+    pub fn after(ttl: Option<Duration>, now: Duration) -> Result<Self, TtlError> {
+        let Some(ttl) = ttl else { return Ok(Self::NEVER) };
+        if ttl.is_zero() {
+            return Err(TtlError::Zero);
+        }
+        if ttl > LONGEST_TTL {
+            return Err(TtlError::TooLong);
+        }
+        let end = now + ttl;
+        let seconds = end.as_secs() + u64::from(end.subsec_nanos() > 0);
+        u32::try_from(seconds).map(Self).map_err(|_| TtlError::TooLong)
+    }
+
+    /// Whether it has come. `now_s` is in whole seconds, as the program reads its clock.
+    pub fn has_passed(self, now_s: u32) -> bool {
+        self != Self::NEVER && self.0 <= now_s
+    }
+
+    /// Whole seconds until it comes, rounded down but at least one: zero once it has come, `None` if it never does.
+    pub fn left_s(self, now: Duration) -> Option<u32> {
+        if self == Self::NEVER {
+            return None;
+        }
+        let left = Duration::from_secs(self.0.into()).checked_sub(now).unwrap_or_default();
+        Some(match left.is_zero() {
+            true => 0,
+            false => u32::try_from(left.as_secs()).unwrap_or(u32::MAX).max(1),
+        })
+    }
+}
+
+/// Why a time to live is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TtlError {
+    /// It would end at once.
+    #[error("--ttl must be over zero")]
+    Zero,
+    /// It is beyond what is meant.
+    #[error("--ttl is over ten years; leave it out for an entry that stays until it is removed")]
+    TooLong,
+}
+
+/// The text that says why an entry was made: at most [`REASON_TEXT_LENGTH`] bytes, no control characters
+/// (it is printed on terminals).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReasonText(String);
+
+/// Why a text is refused as a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReasonTextError {
+    /// Too long.
+    #[error("--reason is {0} bytes long; at most {REASON_TEXT_LENGTH} fit")]
+    Length(usize),
+    /// Not printable.
+    #[error("--reason holds a control character")]
+    Control,
+}
+
+impl ReasonText {
+    /// Checks a reason.
+    ///
+    /// # Errors
+    ///
+    /// If it is too long or holds control characters.
+    pub fn parse(text: &str) -> Result<Self, ReasonTextError> {
+        if text.len() > REASON_TEXT_LENGTH {
+            return Err(ReasonTextError::Length(text.len()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(ReasonTextError::Control);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The text; empty where none was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An entry: what the operator wants done with a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Action and prefix.
+    pub key: Key,
+    /// When it ends by itself.
+    pub until: Deadline,
+    /// When it was made, in seconds of CLOCK_MONOTONIC.
+    pub created_s: u32,
+    /// Why.
+    pub reason: ReasonText,
+}
+
+impl Entry {
+    /// The entry as it lies in the map `entries`.
+    pub fn to_abi(&self, state: u32) -> abi::Entry {
+        let mut address = [0; 16];
+        let family = match self.key.prefix.address() {
+            IpAddr::V4(v4) => {
+                address[..4].copy_from_slice(&v4.octets());
+                4
+            }
+            IpAddr::V6(v6) => {
+                address = v6.octets();
+                6
+            }
+        };
+        let mut reason = [0; REASON_TEXT_LENGTH];
+        let text = self.reason.0.as_bytes();
+        reason[..text.len()].copy_from_slice(text);
+        abi::Entry {
+            address,
+            state,
+            until_s: self.until.0,
+            created_s: self.created_s,
+            family,
+            prefix_len: self.key.prefix.prefix_len(),
+            action: self.key.action.number(),
+            reason_length: u8::try_from(text.len()).expect("a ReasonText is at most 96 bytes"),
+            reason,
+        }
+    }
+
+    /// The entry that a map holds, or `None` if it is not one that this program wrote.
+    pub fn from_abi(entry: &abi::Entry) -> Option<Self> {
+        let text = entry.reason.get(..usize::from(entry.reason_length))?;
+        let reason = ReasonText::parse(str::from_utf8(text).ok()?).ok()?;
+        let key = Key { action: Action::from_number(entry.action)?, prefix: Prefix::from_entry(entry)? };
+        Some(Self { key, until: Deadline(entry.until_s), created_s: entry.created_s, reason })
+    }
+}
+
+/// Address bytes and length as the tries want them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// IPv4 network and length.
+    V4([u8; 4], u32),
+    /// IPv6 network and length.
+    V6([u8; 16], u32),
+}
+
+impl From<Prefix> for Network {
+    fn from(prefix: Prefix) -> Self {
+        let length = prefix.prefix_len().into();
+        match prefix.address() {
+            IpAddr::V4(address) => Self::V4(Ipv4Addr::octets(&address), length),
+            IpAddr::V6(address) => Self::V6(Ipv6Addr::octets(&address), length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prefix(text: &str) -> Prefix {
+        Prefix::parse(text, false).unwrap()
+    }
+
+    #[test]
+    fn bare_addresses_are_host_prefixes() {
+        assert_eq!(prefix("192.0.2.7").to_string(), "192.0.2.7/32");
+        assert_eq!(prefix("2001:db8::7").to_string(), "2001:db8::7/128");
+    }
+
+    #[test]
+    fn mapped_ipv6_is_ipv4() {
+        assert_eq!(prefix("::ffff:192.0.2.0/120").to_string(), "192.0.2.0/24");
+        assert_eq!(prefix("::ffff:192.0.2.7").to_string(), "192.0.2.7/32");
+        assert_eq!(prefix("::ffff:0:0/96").to_string(), "0.0.0.0/0");
+        assert_eq!(prefix("::/0").to_string(), "::/0");
+        assert_eq!(prefix("::/95").to_string(), "::/95");
+        assert_eq!(Prefix::host("::ffff:192.0.2.7".parse().unwrap()), prefix("192.0.2.7"));
+    }
+
+    #[test]
+    fn host_bits_are_refused_or_masked() {
+        let error = Prefix::parse("192.0.2.7/24", false).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.0/24") && error.contains("192.0.2.7") && error.contains("--mask"), "{error}");
+        assert_eq!(Prefix::parse("192.0.2.7/24", true).unwrap(), prefix("192.0.2.0/24"));
+        assert_eq!(Prefix::parse("::ffff:192.0.2.7/120", true).unwrap(), prefix("192.0.2.0/24"));
+        assert_eq!(Prefix::parse("192.0.2.7/0", true).unwrap(), prefix("0.0.0.0/0"));
+    }
+
+    #[test]
+    fn what_is_not_a_prefix_is_refused() {
+        for text in [
+            "", "/", "/24", "192.0.2.0/", "192.0.2.0/+8", "192.0.2.0/-1", "192.0.2.0/8/8", "192.0.2", "192.0.2.0 ",
+            "0192.0.2.1", "192.0.2.0/24x", "example.org", "[2001:db8::1]", "fe80::1%eth0", "192.0.2.0/255.255.255.0",
+        ] {
+            assert!(matches!(Prefix::parse(text, true), Err(PrefixError::Syntax(_))), "{text:?}");
+        }
+        for (text, bits) in [("192.0.2.0/33", 32), ("192.0.2.0/999", 32), ("2001:db8::/129", 128), ("::/300", 128)] {
+            assert_eq!(Prefix::parse(text, true), Err(PrefixError::Length(text.into(), bits)));
+        }
+        let long = "9".repeat(10_000);
+        assert!(Prefix::parse(&long, true).unwrap_err().to_string().len() < 200);
+    }
+
+    #[test]
+    fn keys_sort_covering_before_covered() {
+        let mut prefixes = ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "10.1.0.0/16", "11.0.0.0/8"].map(prefix);
+        let sorted = prefixes;
+        prefixes.reverse();
+        prefixes.sort();
+        assert_eq!(prefixes, sorted);
+    }
+
+    #[test]
+    fn deadlines_round_up_and_end() {
+        let now = Duration::from_millis(10_500);
+        let deadline = Deadline::after(Some(Duration::from_secs(90)), now).unwrap();
+        assert_eq!(deadline, Deadline(101));
+        assert!(!deadline.has_passed(100) && deadline.has_passed(101));
+        assert_eq!(deadline.left_s(now), Some(90));
+        assert_eq!([100.0, 100.9, 101.0, 200.0].map(|s| deadline.left_s(Duration::from_secs_f64(s))), [Some(1), Some(1), Some(0), Some(0)]);
+        assert_eq!(Deadline::NEVER.left_s(now), None);
+        assert_eq!(Deadline::after(None, now).unwrap(), Deadline::NEVER);
+        assert!(!Deadline::NEVER.has_passed(u32::MAX));
+        assert_eq!(Deadline::after(Some(Duration::ZERO), now), Err(TtlError::Zero));
+        assert_eq!(Deadline::after(Some(Duration::from_secs(u64::MAX)), now), Err(TtlError::TooLong));
+    }
+
+    #[test]
+    fn reasons_are_bounded_and_printable() {
+        assert_eq!(ReasonText::parse(&"é".repeat(48)).unwrap().as_str().len(), 96);
+        assert_eq!(ReasonText::parse(&"é".repeat(49)), Err(ReasonTextError::Length(98)));
+        assert_eq!(ReasonText::parse("a\x1b[2J"), Err(ReasonTextError::Control));
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive_the_map(address: u128, length in 0u8..=128, v4: bool, until: u32, text in "[a-zé ]{0,40}") {
+            let address = if v4 { IpAddr::from(((address >> 96) as u32).to_be_bytes()) } else { IpAddr::from(address.to_be_bytes()) };
+            let length = if v4 { length.min(32) } else { length };
+            let prefix = Prefix::parse(&format!("{address}/{length}"), true).unwrap();
+            let entry = Entry {
+                key: Key { action: Action::Block, prefix },
+                until: Deadline(until),
+                created_s: 7,
+                reason: ReasonText::parse(&text).unwrap(),
+            };
+            prop_assert_eq!(Entry::from_abi(&entry.to_abi(abi::entry_state::ACTIVE)), Some(entry));
+        }
+
+        #[test]
+        fn any_text_is_a_prefix_or_a_clear_error(text in "\\PC{0,80}") {
+            match Prefix::parse(&text, true) {
+                Ok(prefix) => prop_assert_eq!(Prefix::parse(&prefix.to_string(), false), Ok(prefix)),
+                Err(error) => prop_assert!(error.to_string().len() < 400),
+            }
+        }
+    }
+}
