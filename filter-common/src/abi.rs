@@ -1,7 +1,8 @@
 //! The contract between the kernel's side and userspace: the pinned maps, their keys, values and limits.
 //!
 //! Everything here is `repr(C)`, made of integers and arrays, without padding. A change of layout or meaning
-//! needs a new [`ABI_VERSION`]; a test compares [`layout`] with the one committed for the version.
+//! needs a new [`ABI_VERSION`]; a test compares the layout with the one
+//! committed for the version (`filter-common/abi.txt`).
 
 use crate::decide::NO_ENTRY;
 

@@ -28,7 +28,9 @@ macro_rules! reasons {
         /// ever appended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[must_use = "a dropped reason is an uncounted packet"]
-        #[repr(u32)] // not a byte: the padding beside it is undefined, and kernels before 6.0 refuse to read such stack
+        // Not a byte: LLVM packs a byte with the undefined padding beside it into one word, and reading such
+        // stack or registers is refused (stack by 5.10, registers by all).
+        #[repr(u32)]
         pub enum Reason {
             $(#[doc = $sentence] $variant = $index,)*
         }

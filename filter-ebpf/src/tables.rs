@@ -44,7 +44,9 @@ impl Clock for KernelClock {
     fn now_s(&self) -> u32 {
         // SAFETY: a helper without arguments, allowed in every program type.
         let now_ns = unsafe { bpf_ktime_get_ns() };
-        // 2^32 seconds of uptime are 136 years.
-        (now_ns / NS_PER_S) as u32
+        #[expect(clippy::cast_possible_truncation, reason = "2^32 seconds of uptime are 136 years")]
+        {
+            (now_ns / NS_PER_S) as u32
+        }
     }
 }

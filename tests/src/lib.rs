@@ -1,1 +1,6 @@
-//! t
+//! What all tests share: the lab, the scenarios and the tools to send and count frames.
+
+pub mod kernel_side;
+pub mod lab;
+pub mod frames;
+pub mod scenarios;

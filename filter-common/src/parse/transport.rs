@@ -27,7 +27,6 @@ pub(super) struct Payload {
 }
 
 /// Reads the transport header at the cursor. `icmp` is the protocol number of this IP version's ICMP.
-#[inline(always)] // as a subprogram it returns a Result half undefined in registers, which the verifier refuses
 pub(super) fn header<F: Frame + ?Sized>(
     cursor: &Cursor<'_, F>,
     payload: Payload,

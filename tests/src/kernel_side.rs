@@ -1,0 +1,133 @@
+//! The filter in the kernel as the tests see it: entries enforced, frames run, all counters read. Everything
+//! here must run on the host of the lab whose BPF file system holds the pins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use filter_common::abi::{Counter, INTERFACE_SLOTS};
+use filter_common::{FOREVER, Reason};
+use filter_ctl::host::monotonic_now_s;
+use filter_ctl::kernel::{Filter, Pins};
+use filter_ctl::plan::Change;
+use filter_ctl::policy::{Deadline, Entry, Key, Prefix, ReasonText};
+
+use crate::scenarios::{Life, Rule};
+
+/// How long tests wait for the lock: they hold it only for moments.
+pub const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// Seconds that an entry with time left has left: longer than any test runs.
+const LASTING_S: u32 = 3600;
+
+/// Where the lab's hosts pin the filter.
+pub fn pins() -> Pins {
+    Pins::new(filter_ctl::kernel::pins::DEFAULT_ROOT)
+}
+
+/// Opens the filter.
+///
+/// # Errors
+///
+/// If it is not loaded.
+pub fn open() -> Result<Filter> {
+    Filter::open(pins(), LOCK_WAIT)
+}
+
+/// Replaces all entries by these rules, and returns the id of each.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn enforce(rules: &[Rule]) -> Result<Vec<u32>> {
+    let mut filter = open()?;
+    let present = filter.entries()?;
+    let keys = present.wanted().map(|(_, entry)| entry.key).collect();
+    filter.change(&present, Change::Remove(keys))?;
+    let now_s = monotonic_now_s();
+    let wanted: Vec<Entry> = rules
+        .iter()
+        .map(|rule| Entry {
+            key: Key { action: rule.action, prefix: Prefix::parse(rule.prefix, false).expect("a scenario's prefix") },
+            until: Deadline(match rule.life {
+                Life::Forever => FOREVER,
+                Life::Lasting => now_s + LASTING_S,
+                Life::Over => 0,
+            }),
+            created_s: now_s,
+            reason: ReasonText::default(),
+        })
+        .collect();
+    let empty = filter.entries()?;
+    filter.change(&empty, Change::Add(wanted.clone()))?;
+    let there = filter.entries()?;
+    let id_of = |wanted: &Entry| there.wanted().find(|(_, entry)| entry.key == wanted.key).map(|(id, _)| id);
+    wanted.iter().map(|entry| id_of(entry).with_context(|| format!("{entry:?} was not enforced"))).collect()
+}
+
+/// Runs the program of an interface on a frame (`BPF_PROG_TEST_RUN`), and returns the XDP action.
+///
+/// # Errors
+///
+/// If the kernel refuses the frame: those under 14 bytes, and those beyond a page.
+pub fn test_run(interface: &str, frame: &[u8]) -> Result<u32> {
+    let program = Xdp::from_pin(pins().program(interface), XdpAttachType::Interface)?;
+    let result = program.test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() })?;
+    Ok(result.return_value)
+}
+
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// Frames of an interface slot with a reason.
+    Slot(u32, Reason),
+    /// Frames that an entry decided.
+    Entry(u32),
+}
+
+/// All counters that are not zero.
+pub type Counts = BTreeMap<Counted, Counter>;
+
+/// Reads every counter: all slots, all reasons, all entries that ever were.
+///
+/// # Errors
+///
+/// If a map can't be read.
+pub fn counts() -> Result<Counts> {
+    let filter = open()?;
+    let maps = filter.maps();
+    let mut counts = Counts::new();
+    for slot in 0..INTERFACE_SLOTS {
+        for reason in Reason::ALL {
+            counts.insert(Counted::Slot(slot, *reason), maps.counter(slot, *reason)?);
+        }
+    }
+    for id in 0..=maps.highest_entry()? {
+        counts.insert(Counted::Entry(id), maps.entry_counter(id)?);
+    }
+    counts.retain(|_, counter| *counter != Counter::default());
+    Ok(counts)
+}
+
+/// The counters that moved, and by how much.
+pub fn moved(before: &Counts, after: &Counts) -> Counts {
+    let zero = Counter::default();
+    let difference = |key: &Counted| {
+        let (before, after) = (before.get(key).unwrap_or(&zero), after.get(key).unwrap_or(&zero));
+        Counter {
+            packets: after.packets.wrapping_sub(before.packets),
+            bytes: after.bytes.wrapping_sub(before.bytes),
+        }
+    };
+    let keys = before.keys().chain(after.keys());
+    keys.map(|key| (*key, difference(key))).filter(|(_, moved)| *moved != zero).collect()
+}
+
+/// The counters that must move for `packets` frames of `length` bytes.
+pub fn expected(slot: u32, reason: Reason, entry: Option<u32>, packets: u64, length: usize) -> Counts {
+    let counter = Counter { packets, bytes: packets * length as u64 };
+    let entry = entry.map(|id| (Counted::Entry(id), counter));
+    [(Counted::Slot(slot, reason), counter)].into_iter().chain(entry).collect()
+}

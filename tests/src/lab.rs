@@ -1,0 +1,247 @@
+//! Hosts that exist only as long as the test: a network and a mount namespace each, with a BPF file system of
+//! its own, joined by veth pairs. Nothing outlives the process, whichever way it ends, since the namespaces have
+//! no names and the links and maps pinned in them go with the last mount.
+
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// The variable with the path of the filter-ctl under test. It is set by `cargo xtask test`, which builds the
+/// binary first: a test must never run a stale one.
+const BINARY_VARIABLE: &str = "FILTER_CTL";
+
+/// How long [`eventually`] waits: far beyond what anything in the lab takes, even on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// A host of the lab: a thread that lives in namespaces of its own and runs what it is given.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    thread_id: nix::unistd::Pid,
+    tasks: Option<mpsc::Sender<Task>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Makes a host, with its loopback device up and IPv6 autoconfiguration off, so that nothing is sent that
+    /// no test asked for.
+    ///
+    /// # Errors
+    ///
+    /// Without root, or where the kernel has no namespaces.
+    pub fn new(name: &str) -> Result<Self> {
+        let (tasks, inbox) = mpsc::channel::<Task>();
+        let (report, ready) = mpsc::channel();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let result = enter_namespaces().map(|()| nix::unistd::gettid());
+            let entered = result.is_ok();
+            if report.send(result).is_ok() && entered {
+                inbox.into_iter().for_each(|task| task());
+            }
+        })?;
+        let thread_id = ready.recv()?.with_context(|| format!("could not make the host {name} (is this root?)"))?;
+        let host = Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) };
+        host.ip("link set lo up")?;
+        // Hosts without IPv6 have no such files, and send nothing by themselves.
+        host.run(|| {
+            for scope in ["default", "all"] {
+                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0");
+                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/addr_gen_mode"), "1");
+                let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/router_solicitations"), "0");
+            }
+        });
+        Ok(host)
+    }
+
+    /// Runs `task` on this host and waits for it: sockets it opens belong to the host's network, programs it
+    /// starts run there.
+    pub fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, receive) = mpsc::channel();
+        // A failed assertion in the task is one of the caller's, and leaves the host in service.
+        let task = Box::new(move || drop(send.send(catch_unwind(AssertUnwindSafe(task)))));
+        self.tasks.as_ref().expect("there until drop").send(task).expect("the host's thread lives until drop");
+        receive.recv().expect("the host's thread answers").unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Starts a program on this host.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be started.
+    pub fn spawn(&self, mut command: Command) -> Result<std::process::Child> {
+        self.run(move || command.spawn().with_context(|| format!("could not start {command:?}")))
+    }
+
+    /// Runs a program on this host to its end.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be started.
+    pub fn output(&self, mut command: Command) -> Result<Output> {
+        self.run(move || command.output().with_context(|| format!("could not start {command:?}")))
+    }
+
+    /// Runs `ip` with these arguments.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, with what it printed.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        self.sh("ip", arguments.split_whitespace())
+    }
+
+    /// Runs a program that must succeed, and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, with what it printed.
+    pub fn sh(&self, program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        let shown = format!("{command:?}");
+        let output = self.output(command)?;
+        ensure!(
+            output.status.success(),
+            "{shown} on host {} failed: {}",
+            self.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A `filter-ctl` command line, to be run on this host.
+    ///
+    /// # Panics
+    ///
+    /// Without the variable that names the binary: there is no sensible default, only stale ones.
+    pub fn filter_ctl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(filter_ctl_path());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs filter-ctl to its end.
+    pub fn ctl(&self, arguments: &[&str]) -> Finished {
+        self.output(self.filter_ctl(arguments)).expect("filter-ctl starts").into()
+    }
+
+    /// Path of this host's network namespace, as `ip` takes it.
+    fn netns_path(&self) -> String {
+        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread_id)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.tasks = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Makes a veth pair, both ends up: `ours` on host `a`, `theirs` on host `b`.
+///
+/// # Errors
+///
+/// If `ip` fails.
+pub fn join(a: &Host, ours: &str, b: &Host, theirs: &str) -> Result<()> {
+    a.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", b.netns_path()))?;
+    a.ip(&format!("link set {ours} up"))?;
+    b.ip(&format!("link set {theirs} up"))?;
+    Ok(())
+}
+
+fn enter_namespaces() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("could not leave the namespaces")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("could not make the mounts private")?;
+    // sysfs shows the devices of the network namespace in which it was mounted.
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("could not mount /sys")?;
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .context("could not mount a BPF file system")
+}
+
+/// The binary under test.
+///
+/// # Panics
+///
+/// If the variable that names it is not set or names nothing.
+pub fn filter_ctl_path() -> PathBuf {
+    let path = std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
+    let path = path.unwrap_or_else(|| panic!("{BINARY_VARIABLE} is not set: run these tests with `cargo xtask test`"));
+    assert!(path.is_file(), "{BINARY_VARIABLE} names {}, which is no file", path.display());
+    path
+}
+
+/// What a program printed and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Finished {
+    /// This, if it ended with exit code 0.
+    ///
+    /// # Panics
+    ///
+    /// With what it printed, if not.
+    #[track_caller]
+    pub fn done(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If it is not JSON of schema 1.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        let value: serde_json::Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        assert_eq!(value["schema"], 1);
+        value
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Errors
+///
+/// If it still does not after [`PATIENCE`], naming `what`.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > deadline {
+            bail!("waited {PATIENCE:?} in vain until {what}");
+        }
+        thread::yield_now();
+    }
+    Ok(())
+}
