@@ -1,0 +1,363 @@
+//! What an operator types and reads: exit codes, messages, JSON, and commands that meet each other. Needs root.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use filter_ctl::kernel::Lock;
+use filter_tests::kernel_side::{LOCK_WAIT, pins};
+use filter_tests::lab::{Finished, Host, join};
+use serde_json::Value;
+
+/// A host with an interface `flt0`, not yet filtered.
+fn host() -> Host {
+    let host = Host::new("server").unwrap();
+    host.ip("link add flt0 type veth peer name flt1").unwrap();
+    host
+}
+
+/// A host that filters `flt0`.
+fn filtering() -> Host {
+    let host = host();
+    host.ctl(&["load", "flt0"]).done();
+    host
+}
+
+/// Runs filter-ctl with text on its standard input.
+fn with_input(host: &Host, arguments: &[&str], input: &str) -> Finished {
+    let mut command = host.filter_ctl(arguments);
+    command.stdin(Stdio::piped());
+    let mut child = host.spawn(command).unwrap();
+    // A command that refuses its arguments does not read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
+
+/// Prefixes of `block list` or `allow list`.
+fn listed(host: &Host, action: &str) -> Vec<String> {
+    let list = host.ctl(&[action, "list", "--json"]).done().json();
+    list["entries"].as_array().unwrap().iter().map(|entry| entry["prefix"].as_str().unwrap().to_owned()).collect()
+}
+
+#[track_caller]
+fn fails(finished: &Finished, code: i32, words: &[&str]) {
+    assert_eq!(finished.code, Some(code), "{finished:?}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "no `{word}` in: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn without_a_filter_every_command_says_so() {
+    let host = host();
+    for arguments in [
+        &["status"][..],
+        &["stats"],
+        &["block", "list"],
+        &["block", "add", "203.0.113.7"],
+        &["allow", "del", "203.0.113.7"],
+        &["block", "flush"],
+        &["unload", "flt0"],
+        &["unload", "--all"],
+    ] {
+        fails(&host.ctl(arguments), 3, &["not loaded", "filter-ctl load"]);
+    }
+}
+
+#[test]
+fn nonsense_is_a_usage_error_and_changes_nothing() {
+    let host = filtering();
+    let long = "x".repeat(97);
+    for (arguments, words) in [
+        (&["block", "add", "203.0.113.7", "nonsense"][..], &["`nonsense`"][..]),
+        (&["block", "add", "203.0.113.7/24"], &["203.0.113.0/24", "--mask"]),
+        (&["block", "add", "203.0.113.0/33"], &["over 32"]),
+        (&["block", "add", "203.0.113.7", "--ttl", "0s"], &["--ttl"]),
+        (&["block", "add", "203.0.113.7", "--ttl", "100y"], &["ten years"]),
+        (&["block", "add", "203.0.113.7", "--ttl", "soon"], &["--ttl"]),
+        (&["block", "add", "203.0.113.7", "--reason", &long], &["97 bytes"]),
+        (&["block", "add", "203.0.113.7", "--reason", "a\u{1b}b"], &["control"]),
+        (&["block", "add"], &["PREFIX"]),
+        (&["load"], &["IFACE"]),
+        (&["unload"], &["IFACE"]),
+        (&["unload", "flt0", "--all"], &["--all"]),
+        (&["stats", "--watch", "0"], &["0.1"]),
+        (&["frobnicate"], &["frobnicate"]),
+    ] {
+        fails(&host.ctl(arguments), 2, words);
+    }
+    assert_eq!(listed(&host, "block"), [""; 0]);
+}
+
+#[test]
+fn entries_are_listed_as_they_are_enforced() {
+    let host = filtering();
+    let added = host
+        .ctl(&["block", "add", "203.0.113.7", "::ffff:198.51.100.0/120", "2001:db8:bad::/48", "--reason", "SYN flood", "--ttl", "2h"])
+        .done();
+    assert!(added.stdout.contains("added: block 203.0.113.7/32, for 2h\n"), "{added:?}");
+    host.ctl(&["block", "add", "192.0.2.77/26", "--mask"]).done();
+    assert_eq!(listed(&host, "block"), ["192.0.2.64/26", "198.51.100.0/24", "203.0.113.7/32", "2001:db8:bad::/48"]);
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    let entry = list["entries"][2].clone();
+    assert_eq!((entry["action"].as_str(), entry["reason"].as_str()), (Some("block"), Some("SYN flood")));
+    let left = entry["expires_in_s"].as_u64().unwrap();
+    assert!((7100..=7200).contains(&left), "{entry}");
+    assert_eq!(list["entries"][0]["expires_at"], Value::Null);
+    let table = host.ctl(&["block", "list"]).done().stdout;
+    assert!(table.lines().any(|line| line.starts_with("203.0.113.7/32") && line.ends_with("SYN flood")), "{table}");
+    assert_eq!(listed(&host, "allow"), [""; 0]);
+}
+
+#[test]
+fn adding_again_extends_to_the_later_deadline() {
+    let host = filtering();
+    let left = || {
+        let list = host.ctl(&["block", "list", "--json"]).done().json();
+        (list["entries"][0]["expires_in_s"].as_u64(), list["entries"][0]["reason"].as_str().map(str::to_owned))
+    };
+    host.ctl(&["block", "add", "203.0.113.7", "--ttl", "1h", "--reason", "scan"]).done();
+    let changed = host.ctl(&["block", "add", "203.0.113.7", "--ttl", "2h"]).done();
+    assert!(changed.stdout.starts_with("changed: "), "{changed:?}");
+    let unchanged = host.ctl(&["block", "add", "203.0.113.7", "--ttl", "5m"]).done();
+    assert!(unchanged.stdout.starts_with("unchanged: "), "{unchanged:?}");
+    assert!(matches!(left(), (Some(7000..=7200), Some(reason)) if reason == "scan"), "{:?}", left());
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    assert_eq!(left(), (None, Some("scan".into())));
+}
+
+#[test]
+fn removing_is_exact_and_says_what_still_covers() {
+    let host = filtering();
+    host.ctl(&["block", "add", "203.0.0.0/16", "203.0.113.0/24", "198.51.100.1"]).done();
+    let nothing = host.ctl(&["block", "del", "203.0.113.9", "192.0.2.9"]);
+    fails(&nothing, 5, &["no block entry 203.0.113.9/32; block 203.0.113.0/24 covers it", "no block entry 192.0.2.9/32\n"]);
+    let some = host.ctl(&["block", "del", "198.51.100.1", "192.0.2.9"]);
+    fails(&some, 4, &["no block entry 192.0.2.9/32"]);
+    assert!(some.stdout.contains("removed: block 198.51.100.1/32"), "{some:?}");
+    let inner = host.ctl(&["block", "del", "203.0.113.0/24"]).done();
+    assert!(inner.stderr.contains("203.0.113.0/24 is still covered by block 203.0.0.0/16"), "{inner:?}");
+    let json = host.ctl(&["block", "del", "203.0.0.0/16", "--json"]).done().json();
+    assert_eq!(json["removed"][0]["prefix"], "203.0.0.0/16");
+    fails(&host.ctl(&["allow", "del", "203.0.0.0/16"]), 5, &["no allow entry"]);
+    host.ctl(&["block", "flush"]).done();
+}
+
+#[test]
+fn flush_removes_one_kind_only() {
+    let host = filtering();
+    host.ctl(&["block", "add", "203.0.113.0/24", "198.51.100.1"]).done();
+    host.ctl(&["allow", "add", "203.0.113.7"]).done();
+    let flushed = host.ctl(&["block", "flush"]).done();
+    assert_eq!(flushed.stdout, "removed: 2 block entries\n");
+    assert_eq!((listed(&host, "block").len(), listed(&host, "allow").len()), (0, 1));
+    assert_eq!(host.ctl(&["block", "flush"]).done().stdout, "removed: 0 block entries\n");
+}
+
+#[test]
+fn a_block_without_effect_is_pointed_out() {
+    let host = filtering();
+    host.ctl(&["allow", "add", "203.0.113.0/24"]).done();
+    let blocked = host.ctl(&["block", "add", "203.0.113.7", "203.0.114.7"]).done();
+    assert!(blocked.stderr.contains("block 203.0.113.7/32 has no effect while allow 203.0.113.0/24 stands"), "{blocked:?}");
+    assert!(!blocked.stderr.contains("203.0.114.7"), "{blocked:?}");
+}
+
+#[test]
+fn prefixes_come_from_standard_input_and_all_faults_are_told() {
+    let host = filtering();
+    with_input(&host, &["block", "add", "-"], "# list\n203.0.113.7 # scanner\r\n\n2001:db8:bad::/48\n203.0.113.7\n").done();
+    assert_eq!(listed(&host, "block"), ["203.0.113.7/32", "2001:db8:bad::/48"]);
+    let refused = with_input(&host, &["block", "add", "-"], "198.51.100.1\nnonsense\n198.51.100.1/8\n");
+    fails(&refused, 2, &["line 2: `nonsense`", "line 3: `198.51.100.1/8`", "nothing was changed"]);
+    assert_eq!(listed(&host, "block").len(), 2);
+    with_input(&host, &["block", "del", "-"], "203.0.113.7\n2001:db8:bad::/48").done();
+    assert_eq!(listed(&host, "block").len(), 0);
+}
+
+#[test]
+fn a_full_table_is_refused_before_the_first_write() {
+    let host = host();
+    host.ctl(&["load", "flt0", "--max-entries", "4"]).done();
+    host.ctl(&["block", "add", "203.0.113.1", "203.0.113.2", "203.0.113.3"]).done();
+    let full = host.ctl(&["block", "add", "203.0.113.4", "203.0.113.5"]);
+    fails(&full, 1, &["`entries`", "at most 4", "3 are in use", "2 more", "--max-entries"]);
+    assert_eq!(listed(&host, "block").len(), 3);
+    host.ctl(&["allow", "add", "203.0.113.4"]).done();
+    fails(&host.ctl(&["allow", "add", "203.0.113.5"]), 1, &["4 are in use"]);
+    // What is there can still be extended, and what has expired makes room.
+    host.ctl(&["block", "add", "203.0.113.1", "--reason", "still works"]).done();
+    host.ctl(&["block", "del", "203.0.113.2"]).done();
+    host.ctl(&["block", "add", "203.0.113.6", "--ttl", "1s"]).done();
+    filter_tests::lab::eventually("an expired entry makes room", || host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0))
+        .unwrap();
+    assert_eq!(listed(&host, "block"), ["203.0.113.1/32", "203.0.113.3/32", "203.0.113.7/32"]);
+    fails(&host.ctl(&["load", "flt0", "--max-entries", "8"]), 1, &["at most 4 entries, not 8"]);
+}
+
+#[test]
+fn what_would_lock_the_operator_out_needs_force() {
+    let (server, client) = (host(), Host::new("client").unwrap());
+    join(&server, "eth0", &client, "eth0").unwrap();
+    server.ip("addr add 192.0.2.1/24 dev eth0").unwrap();
+    server.ip("addr add 2001:db8::1/64 dev eth0").unwrap();
+    server.ip("route add default via 192.0.2.254").unwrap();
+    client.ip("addr add 192.0.2.2/24 dev eth0").unwrap();
+    client.ip("addr add 192.0.2.3/24 dev eth0").unwrap();
+    server.ctl(&["load", "flt0"]).done();
+
+    // An SSH session is an established connection to port 22, whoever is behind it.
+    let listener = server.run(|| TcpListener::bind("192.0.2.1:22").unwrap());
+    let session = client.run(|| TcpStream::connect("192.0.2.1:22").unwrap());
+    let (mut accepted, _) = listener.accept().unwrap();
+
+    for (prefix, harm) in [
+        ("192.0.2.1", "192.0.2.1, an address of this host"),
+        ("192.0.2.0/31", "192.0.2.1, an address of this host"),
+        ("2001:db8::/32", "2001:db8::1, an address of this host"),
+        ("192.0.2.254", "192.0.2.254, the gateway"),
+        ("192.0.2.2", "192.0.2.2, which is connected to this host by SSH"),
+        ("192.0.2.2/31", "192.0.2.2, which is connected to this host by SSH"),
+        ("0.0.0.0/0", "every address"),
+        ("::/0", "every address"),
+    ] {
+        fails(&server.ctl(&["block", "add", "203.0.113.7", prefix]), 1, &[harm, "--force", "nothing was added"]);
+    }
+    fails(&server.ctl(&["allow", "add", "0.0.0.0/0"]), 1, &["no block would have any effect"]);
+    assert_eq!(listed(&server, "block"), [""; 0]);
+    server.ctl(&["allow", "add", "192.0.2.0/24"]).done();
+    server.ctl(&["block", "add", "192.0.2.3"]).done();
+    server.ctl(&["block", "add", "192.0.2.2", "0.0.0.0/0", "--force"]).done();
+
+    // Once the session is over, its address is like any other.
+    server.ctl(&["block", "flush"]).done();
+    drop(session);
+    accepted.read_to_end(&mut Vec::new()).unwrap();
+    drop(accepted);
+    server.ctl(&["block", "add", "192.0.2.2"]).done();
+}
+
+#[test]
+fn two_hundred_concurrent_adds_lose_none() {
+    const COMMANDS: u8 = 200;
+    let host = filtering();
+    let children: Vec<_> = (0..COMMANDS)
+        .map(|number| {
+            let prefix = format!("203.0.113.{number}");
+            host.spawn(host.filter_ctl(&["block", "add", &prefix, "--lock-wait", "60s"])).unwrap()
+        })
+        .collect();
+    for child in children {
+        Finished::from(child.wait_with_output().unwrap()).done();
+    }
+    let mut want: Vec<String> = (0..COMMANDS).map(|number| format!("203.0.113.{number}/32")).collect();
+    let mut have = listed(&host, "block");
+    (want.sort(), have.sort());
+    assert_eq!(have, want);
+}
+
+#[test]
+fn the_wait_for_the_lock_is_bounded() {
+    let host = filtering();
+    let lock = host.run(|| Lock::acquire(&pins(), LOCK_WAIT).unwrap());
+    let refused = host.ctl(&["block", "add", "203.0.113.7", "--lock-wait", "50ms"]);
+    fails(&refused, 1, &["lock", "50ms", "--lock-wait"]);
+    drop(lock);
+    host.ctl(&["block", "add", "203.0.113.7", "--lock-wait", "50ms"]).done();
+}
+
+#[test]
+fn everything_that_prints_prints_json() {
+    let host = host();
+    for arguments in [
+        &["load", "flt0"][..],
+        &["load", "flt0"],
+        &["status"],
+        &["block", "add", "203.0.113.7"],
+        &["allow", "add", "203.0.113.7"],
+        &["block", "list"],
+        &["stats", "--over", "0s"],
+        &["stats", "--over", "10ms"],
+        &["block", "del", "203.0.113.7"],
+        &["allow", "flush"],
+        &["unload", "--all"],
+    ] {
+        let arguments: Vec<_> = arguments.iter().copied().chain(["--json"]).collect();
+        host.ctl(&arguments).done().json();
+    }
+    let error = host.ctl(&["status", "--json"]);
+    assert_eq!((error.code, error.stdout.as_str()), (Some(3), ""));
+    let error: Value = serde_json::from_str(&error.stderr).unwrap();
+    assert_eq!((&error["schema"], &error["error"]["exit_code"]), (&1.into(), &3.into()));
+    assert!(error["error"]["message"].as_str().unwrap().contains("not loaded"));
+}
+
+#[test]
+fn statistics_can_be_watched() {
+    let host = filtering();
+    let mut child = host.spawn(host.filter_ctl(&["stats", "--watch", "0.1", "--json"])).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["interval_s"], Value::Null);
+    let second = next();
+    assert!(second["interval_s"].as_f64().unwrap() >= 0.1, "{second}");
+    assert_eq!(second["interfaces"][0]["dropped"]["packets_per_second"], 0.0);
+    host.ctl(&["unload", "--all"]).done();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(3), "a watch ends when the filter is gone");
+}
+
+#[test]
+fn a_closed_pipe_is_no_fault() {
+    let host = filtering();
+    let many: String = (0..2000).map(|number| format!("10.{}.{}.1\n", number / 256, number % 256)).collect();
+    with_input(&host, &["block", "add", "-"], &many).done();
+    let mut child = host.spawn(host.filter_ctl(&["block", "list", "--json"])).unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let finished = Finished::from(child.wait_with_output().unwrap());
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn completions_are_scripts() {
+    let host = host();
+    let script = host.ctl(&["completions", "bash"]).done().stdout;
+    assert!(script.contains("complete -F "), "{script}");
+    host.sh("bash", ["-n", "-c", &script]).unwrap();
+}
+
+#[test]
+fn a_pin_root_that_others_could_prepare_is_refused() {
+    let host = host();
+    host.sh("mkdir", ["-m", "755", "/sys/fs/bpf/theirs"]).unwrap();
+    host.sh("chown", ["65534", "/sys/fs/bpf/theirs"]).unwrap();
+    host.sh("mkdir", ["-m", "777", "/sys/fs/bpf/open"]).unwrap();
+    let with_root = |root| host.ctl(&["load", "flt0", "--pin-root", root]);
+    fails(&with_root("/sys/fs/bpf/theirs"), 1, &["belongs to user 65534"]);
+    fails(&with_root("/sys/fs/bpf/open"), 1, &["can be written by others", "chmod 700"]);
+    fails(&with_root("/sys/fs/bpf/a.b"), 1, &["dot"]);
+    fails(&with_root("/proc/filter"), 1, &["not on a BPF file system", "mount -t bpf"]);
+    fails(&with_root("/sys/fs/bpf/no/where"), 1, &["/sys/fs/bpf/no"]);
+    assert_eq!(host.ctl(&["status", "--pin-root", "/sys/fs/bpf/open"]).code, Some(1));
+    with_root("/sys/fs/bpf/own").done();
+    let mode = host.sh("stat", ["-c", "%a %u", "/sys/fs/bpf/own"]).unwrap();
+    assert_eq!(mode, "700 0\n");
+}
+
+#[test]
+fn a_pin_that_is_not_ours_is_left_alone() {
+    let host = filtering();
+    host.run(|| {
+        let path = pins().map(&filter_common::abi::ENTRIES);
+        std::fs::remove_file(&path).unwrap();
+        aya::maps::Array::<_, u32>::create(7, 0).unwrap().pin(&path).unwrap();
+    });
+    for arguments in [&["block", "add", "203.0.113.7"][..], &["status"], &["load", "flt0"]] {
+        fails(&host.ctl(arguments), 1, &["entries is not a map of this program", "left alone"]);
+    }
+    host.run(|| std::fs::remove_file(pins().map(&filter_common::abi::ENTRIES)).unwrap());
+    fails(&host.ctl(&["status"]), 1, &["entries is missing", "unload --all"]);
+    // Whatever the state of the maps, the filter can be taken off.
+    host.ctl(&["unload", "--all"]).done();
+    assert!(!host.ip("link show flt0").unwrap().contains("xdp"));
+}

@@ -1,0 +1,301 @@
+//! Loading, unloading, refusals, and what remains when processes or interfaces go away in the middle. Needs root.
+
+use std::thread;
+use std::time::Duration;
+
+use aya::maps::MapData;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use filter_common::abi::{BLOCK_V4, Record};
+use filter_tests::kernel_side::{open, pins, test_run};
+use filter_tests::lab::{Finished, Host, eventually};
+use serde_json::Value;
+
+const PIN_ROOT: &str = "/sys/fs/bpf/filter-ctl";
+
+/// A host with veth pairs `flt0`-`peer0` and `flt1`-`peer1`.
+fn host() -> Host {
+    let host = Host::new("server").unwrap();
+    host.ip("link add flt0 type veth peer name peer0").unwrap();
+    host.ip("link add flt1 type veth peer name peer1").unwrap();
+    host
+}
+
+fn runs_xdp(host: &Host, device: &str) -> bool {
+    let shown: Value = serde_json::from_str(&host.ip(&format!("-j link show {device}")).unwrap()).unwrap();
+    shown[0].get("xdp").is_some()
+}
+
+fn status(host: &Host) -> Value {
+    host.ctl(&["status", "--json"]).json()
+}
+
+#[track_caller]
+fn fails(finished: &Finished, code: i32, words: &[&str]) {
+    assert_eq!(finished.code, Some(code), "{finished:?}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "no `{word}` in: {}", finished.stderr);
+    }
+}
+
+#[track_caller]
+fn nothing_is_left(host: &Host) {
+    assert_eq!(host.sh("find", ["/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug"]).unwrap(), "");
+    assert!(!runs_xdp(host, "flt0") && !runs_xdp(host, "flt1"));
+}
+
+#[test]
+fn loading_twice_is_loading_once() {
+    let host = host();
+    host.ctl(&["load", "flt0"]).done();
+    let before = status(&host);
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    let again = host.ctl(&["load", "flt0", "flt0"]).done();
+    assert_eq!(again.stdout, "flt0: was already filtering in native mode\n");
+    assert_eq!(status(&host)["interfaces"][0]["program_id"], before["interfaces"][0]["program_id"]);
+    assert_eq!(status(&host)["entries"]["block"], 1);
+    fails(&host.ctl(&["load", "flt0", "--mode", "generic"]), 1, &["already filtered in native mode", "unload flt0"]);
+}
+
+#[test]
+fn unloading_the_last_interface_leaves_nothing() {
+    let host = host();
+    host.ctl(&["load", "flt0", "flt1"]).done();
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    let one = host.ctl(&["unload", "flt0"]).done();
+    assert_eq!(one.stdout, "flt0: no longer filtered\n");
+    assert!(!runs_xdp(&host, "flt0") && runs_xdp(&host, "flt1"));
+    assert_eq!(status(&host)["entries"]["block"], 1);
+    fails(&host.ctl(&["unload", "flt0"]), 3, &["flt0 is not filtered; loaded: flt1"]);
+    let program = status(&host)["interfaces"][0]["program_id"].as_u64().unwrap();
+
+    let last = host.ctl(&["unload", "flt1"]).done();
+    assert!(last.stdout.contains("1 entries and all counters were removed"), "{last:?}");
+    nothing_is_left(&host);
+    let programs = || aya::programs::loaded_programs().flatten().map(|program| u64::from(program.id())).collect::<Vec<_>>();
+    eventually("the kernel has freed the program", || !programs().contains(&program)).unwrap();
+}
+
+#[test]
+fn loading_several_is_all_or_nothing() {
+    let host = host();
+    host.ip("link set peer1 mtu 9000").unwrap();
+    fails(&host.ctl(&["load", "flt0", "flt1"]), 1, &["flt1: "]);
+    nothing_is_left(&host);
+    fails(&host.ctl(&["load", "flt0", "nope"]), 1, &["nope: no such interface", "flt0"]);
+    nothing_is_left(&host);
+    host.ctl(&["load", "flt0"]).done();
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    fails(&host.ctl(&["load", "flt1"]), 1, &["flt1: "]);
+    assert!(runs_xdp(&host, "flt0"));
+    assert_eq!(status(&host)["entries"]["block"], 1);
+    fails(&host.ctl(&["load", "lo"]), 1, &["loopback"]);
+}
+
+#[test]
+fn refusals_name_their_cause() {
+    let host = host();
+    host.ip("link set peer0 mtu 9000").unwrap();
+    fails(&host.ctl(&["load", "flt0"]), 1, &["the peer's MTU of 9000 is over 3506", "--mode generic"]);
+    host.ip("link set peer0 mtu 3507").unwrap();
+    fails(&host.ctl(&["load", "flt0"]), 1, &["the peer's MTU of 3507 is over 3506"]);
+    host.ip("link set peer0 mtu 3506").unwrap();
+    host.ctl(&["load", "flt0"]).done();
+    host.ctl(&["unload", "flt0"]).done();
+
+    // The kernel sees a difference between the peer's queues and ours only if there is one.
+    host.ip("link add few type veth peer name many numtxqueues 4").unwrap();
+    host.sh("ethtool", ["-L", "few", "rx", "1"]).unwrap();
+    host.sh("ethtool", ["-L", "many", "tx", "4"]).unwrap();
+    fails(&host.ctl(&["load", "few"]), 1, &["few: veth takes native XDP only", "few has", "ethtool -L few rx"]);
+
+    host.ip("link add link flt1 name upper type macvlan").unwrap();
+    fails(&host.ctl(&["load", "upper"]), 1, &["upper: the driver macvlan has no native XDP", "--mode generic"]);
+    host.ctl(&["load", "upper", "--mode", "generic"]).done();
+    assert_eq!(status(&host)["interfaces"][0]["mode"], "generic");
+    host.ctl(&["unload", "--all"]).done();
+
+    host.ctl(&["load", "flt0", "--pin-root", "/sys/fs/bpf/other"]).done();
+    let other = host.ctl(&["status", "--pin-root", "/sys/fs/bpf/other", "--json"]).json();
+    let id = other["interfaces"][0]["program_id"].to_string();
+    for mode in ["native", "generic"] {
+        let refused = host.ctl(&["load", "flt0", "--mode", mode]);
+        fails(&refused, 1, &["flt0: another XDP program is attached: filter", &format!("id {id}"), "native mode"]);
+    }
+    host.ctl(&["unload", "--all", "--pin-root", "/sys/fs/bpf/other"]).done();
+    nothing_is_left(&host);
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    let host = host();
+    let binary = filter_tests::lab::filter_ctl_path();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-sys_admin,-net_admin", "--inh-caps=-all"]).arg(binary).args(["load", "flt0"]);
+    let refused = Finished::from(host.output(command).unwrap());
+    fails(&refused, 1, &["lacks CAP_NET_ADMIN"]);
+    nothing_is_left(&host);
+}
+
+#[test]
+fn an_interface_that_vanished_is_told_and_comes_back() {
+    let host = host();
+    host.ctl(&["load", "flt0", "flt1"]).done();
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    host.ip("link del flt0").unwrap();
+    let gone = host.ctl(&["status"]);
+    fails(&gone, 4, &["flt0: no device of this network namespace runs its program", "unload flt0"]);
+    assert!(gone.stdout.contains("gone"), "{gone:?}");
+    let added = host.ctl(&["block", "add", "203.0.113.8"]).done();
+    assert!(added.stderr.contains("flt0 is not filtered: its device is gone"), "{added:?}");
+    fails(&host.ctl(&["load", "flt0"]), 1, &["flt0: no such interface"]);
+
+    host.ip("link add flt0 type veth peer name peer0").unwrap();
+    assert!(!runs_xdp(&host, "flt0"));
+    host.ctl(&["load", "flt0"]).done();
+    assert!(runs_xdp(&host, "flt0"));
+    assert_eq!(host.ctl(&["status"]).code, Some(0));
+    assert_eq!(status(&host)["entries"]["block"], 2);
+
+    host.ip("link del flt0").unwrap();
+    host.ctl(&["unload", "flt0"]).done();
+    assert_eq!(host.ctl(&["status"]).code, Some(0));
+    host.ip("link del flt1").unwrap();
+    host.ctl(&["unload", "--all"]).done();
+    assert_eq!(host.sh("ls", ["/sys/fs/bpf"]).unwrap().lines().filter(|name| !name.ends_with(".debug")).count(), 0);
+}
+
+#[test]
+fn a_renamed_interface_stays_filtered_and_answers_to_both_names() {
+    let host = host();
+    host.ctl(&["load", "flt0", "flt1"]).done();
+    host.ip("link set flt0 name lan0").unwrap();
+    let shown = host.ctl(&["status"]).done();
+    assert!(shown.stdout.contains("flt0 (now lan0)"), "{shown:?}");
+    assert_eq!(host.ctl(&["load", "lan0"]).done().stdout, "lan0: was already filtering in native mode\n");
+    host.ctl(&["unload", "lan0"]).done();
+    assert!(!runs_xdp(&host, "lan0"));
+    host.ip("link set flt1 name lan1").unwrap();
+    host.ctl(&["unload", "flt1"]).done();
+    assert!(!runs_xdp(&host, "lan1"));
+}
+
+#[test]
+fn a_dot_in_an_interface_name_is_no_obstacle() {
+    let host = host();
+    host.ip("link add flt.7 type veth peer name peer.7").unwrap();
+    host.ctl(&["load", "flt.7"]).done();
+    assert_eq!(status(&host)["interfaces"][0]["interface"], "flt.7");
+    host.ctl(&["unload", "flt.7"]).done();
+    nothing_is_left(&host);
+}
+
+/// A frame from 203.0.113.`host`.
+fn frame_from(host: u8) -> Vec<u8> {
+    use filter_tests::frames::{ethernet, ipv4, protocol, udp};
+    ethernet(&[], 0x0800, &ipv4(&format!("203.0.113.{host}"), protocol::UDP, &udp(b"data")))
+}
+
+const XDP_DROP: u32 = 1;
+
+#[test]
+fn killing_adds_in_the_middle_loses_and_invents_nothing() {
+    const ROUNDS: u64 = 40;
+    const BATCH: u32 = 3000;
+    let host = host();
+    host.ctl(&["load", "flt0"]).done();
+    host.ctl(&["block", "add", "203.0.113.7", "--reason", "must stay"]).done();
+    let mut random = fastrand::Rng::new();
+    println!("kill times from {random:?}");
+    let mut interrupted = 0;
+    for round in 0..ROUNDS {
+        let verb = if round % 3 == 2 { "del" } else { "add" };
+        let mut command = host.filter_ctl(&["block", verb, "-"]);
+        command.stdin(std::process::Stdio::piped());
+        let mut child = host.spawn(command).unwrap();
+        let input: String = (0..BATCH).map(|n| format!("10.{}.{}.{}\n", round / 3, n / 256, n % 256)).collect();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        thread::sleep(Duration::from_micros(random.u64(..60_000)));
+        child.kill().unwrap();
+        interrupted += usize::from(child.wait_with_output().unwrap().status.code().is_none());
+
+        // The old entry drops whatever happened, with nothing repaired yet.
+        assert_eq!(host.run(|| test_run("flt0", &frame_from(7))).unwrap(), XDP_DROP, "round {round}");
+        // The next command finds every entry in the kernel's table, and no entry half made.
+        host.run(move || {
+            let filter = open().unwrap();
+            let entries = filter.entries().unwrap();
+            assert!(!entries.is_interrupted());
+            for (key, record) in filter_ctl::plan::records(&entries) {
+                assert_eq!(filter.maps().longest_match(&key).unwrap(), Some(record), "round {round}: {key:?}");
+            }
+            assert_eq!(count_trie(), entries.len(), "round {round}: records without an entry");
+        });
+    }
+    assert!(interrupted > 0, "no command was interrupted: the test proves nothing");
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    let kept = list["entries"].as_array().unwrap().iter().find(|entry| entry["prefix"] == "203.0.113.7/32");
+    assert_eq!(kept.unwrap()["reason"], "must stay");
+}
+
+/// Records in the trie of blocked IPv4 prefixes, counted without any help of filter-ctl's.
+fn count_trie() -> usize {
+    let map = aya::maps::Map::from_map_data(MapData::from_pin(pins().map(&BLOCK_V4)).unwrap()).unwrap();
+    let trie: LpmTrie<_, [u8; 4], Record> = map.try_into().unwrap();
+    trie.keys().count()
+}
+
+#[test]
+fn killing_loads_in_the_middle_leaves_what_the_next_load_takes_up() {
+    const ROUNDS: usize = 25;
+    let host = host();
+    let mut random = fastrand::Rng::new();
+    for round in 0..ROUNDS {
+        let mut child = host.spawn(host.filter_ctl(&["load", "flt0", "flt1"])).unwrap();
+        thread::sleep(Duration::from_micros(random.u64(..400_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // A link is pinned or it is gone with its process: what `status` says is what the device does.
+        let claimed = host.ctl(&["status", "--json"]);
+        let claims = |name: &str| {
+            let interfaces = serde_json::from_str::<Value>(&claimed.stdout).map(|json| json["interfaces"].clone());
+            interfaces.is_ok_and(|all| all.as_array().is_some_and(|all| all.iter().any(|one| one["interface"] == name)))
+        };
+        for device in ["flt0", "flt1"] {
+            assert_eq!(claims(device), runs_xdp(&host, device), "round {round}: {device}: {claimed:?}");
+        }
+        host.ctl(&["load", "flt0", "flt1"]).done();
+        host.ctl(&["unload", "--all"]).done();
+        nothing_is_left(&host);
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_in_the_middle_is_undone() {
+    let host = host();
+    host.ctl(&["load", "flt0", "--max-entries", "16"]).done();
+    host.ctl(&["block", "add", "203.0.113.7", "--reason", "before"]).done();
+    // Fill the trie behind the controller's back, so that it fails where the controller can't foresee it.
+    host.run(|| {
+        let map = aya::maps::Map::from_map_data(MapData::from_pin(pins().map(&BLOCK_V4)).unwrap()).unwrap();
+        let mut trie: LpmTrie<_, [u8; 4], Record> = map.try_into().unwrap();
+        for number in 0..14 {
+            trie.insert(&Key::new(32, [100, 64, 0, number]), Record { entry: 17, until_s: 1 }, 0).unwrap();
+        }
+    });
+    let refused = host.ctl(&["block", "add", "198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"]);
+    fails(&refused, 1, &["nothing was changed", "the kernel refused block 198.51.100."]);
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    assert_eq!(list["entries"].as_array().unwrap().len(), 1);
+    assert_eq!(host.run(count_trie), 15);
+    assert_eq!(host.run(|| test_run("flt0", &frame_from(7))).unwrap(), XDP_DROP);
+}
+
+#[test]
+fn the_pin_root_is_an_option() {
+    let host = host();
+    host.ctl(&["load", "flt0", "--pin-root", "/sys/fs/bpf/elsewhere"]).done();
+    fails(&host.ctl(&["status"]), 3, &[PIN_ROOT]);
+    let mut command = host.filter_ctl(&["status"]);
+    command.env("FILTER_CTL_PIN_ROOT", "/sys/fs/bpf/elsewhere");
+    Finished::from(host.output(command).unwrap()).done();
+}

@@ -119,6 +119,18 @@ impl Host {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Reads a file as this host sees it, such as one of its `/sys`, without the newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read.
+    pub fn read(&self, path: String) -> Result<String> {
+        let text = self.run(move || {
+            std::fs::read_to_string(&path).with_context(|| format!("could not read {path}"))
+        })?;
+        Ok(text.trim_end().to_owned())
+    }
+
     /// A `filter-ctl` command line, to be run on this host.
     ///
     /// # Panics

@@ -125,6 +125,11 @@ fn attached(attributes: &[LinkXdp]) -> Option<AttachedXdp> {
 }
 
 impl Device {
+    /// Whether it runs the XDP program with this id.
+    pub fn runs(&self, program_id: u32) -> bool {
+        self.xdp.is_some_and(|xdp| xdp.program_id == Some(program_id))
+    }
+
     /// Name of the driver, as far as it can be known.
     pub fn driver(&self) -> Option<String> {
         self.kind.clone().or_else(|| {

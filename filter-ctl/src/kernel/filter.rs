@@ -157,10 +157,22 @@ impl Filter {
     /// Looks in the kernel for what was just written: a command never reports what it only meant to do.
     fn read_back(&self, plan: &Plan) -> Result<()> {
         for (key, record) in &plan.set {
-            ensure!(self.maps.record(key)? == Some(*record), "{} {} is not in the kernel's table after it was written", key.action.name(), key.prefix);
+            ensure!(
+                self.maps.longest_match(key)? == Some(*record),
+                "{} {} is not in the kernel's table after it was written",
+                key.action.name(),
+                key.prefix
+            );
         }
         for key in &plan.remove {
-            ensure!(self.maps.record(key)?.is_none(), "{} {} is still in the kernel's table after it was removed", key.action.name(), key.prefix);
+            // A trie answers with the next wider prefix where there is none of this length.
+            let found = self.maps.longest_match(key)?.map(|record| record.entry);
+            ensure!(
+                found.is_none_or(|id| !plan.free.contains(&id)),
+                "{} {} is still in the kernel's table after it was removed",
+                key.action.name(),
+                key.prefix
+            );
         }
         for write in &plan.write {
             let slot = self.maps.entry(write.id)?;

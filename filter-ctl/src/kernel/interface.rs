@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use rustix::io::Errno;
 use filter_common::abi::{self, Capacity, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM, TEST_SLOT};
 
 use super::errno_of;
 use super::maps::Maps;
 use super::pins::Pins;
-use super::refusal::{Attempt, Refusal};
+use super::refusal::{Attempt, Refusal, missing_capabilities};
 use crate::host::devices::{self, Device, Mode};
 
 /// The BPF object, built with this program.
@@ -62,8 +63,7 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     let info = FdLink::from(link).info().with_context(|| format!("could not query the link {}", path.display()))?;
     let program_id = info.program_id();
     // Each interface has a program of its own, so the program tells the device, whatever its name is now.
-    let runs_it = |device: &&Device| device.xdp.is_some_and(|xdp| xdp.program_id == Some(program_id));
-    let state = match devices.iter().find(runs_it) {
+    let state = match devices.iter().find(|device| device.runs(program_id)) {
         Some(Device { name: device, ifindex, xdp: Some(xdp), .. }) => match xdp.mode {
             Some(mode) => State::Attached { device: device.clone(), ifindex: *ifindex, mode },
             None => bail!("{device} runs the filter in a mode that this program never asks for"),
@@ -85,7 +85,7 @@ pub fn create_maps(pins: &Pins, max_entries: u32) -> Result<()> {
 /// Loads a program that counts in `slot`, with the maps below `pins`.
 fn load(pins: &Pins, max_entries: u32, slot: u32, verbose: bool) -> Result<Ebpf> {
     let mut object = open_object(pins, max_entries, slot, verbose)?;
-    xdp(&mut object)?.load().map_err(|error| verifier_error(error, verbose))?;
+    xdp(&mut object)?.load().map_err(|error| explained(verifier_error(error, verbose)))?;
     Ok(object)
 }
 
@@ -103,7 +103,7 @@ fn open_object(pins: &Pins, max_entries: u32, slot: u32, verbose: bool) -> Resul
             loader.map_max_entries(spec.name, spec.capacity.elements(max_entries));
         }
     }
-    loader.load(OBJECT).context("could not create the maps")
+    loader.load(OBJECT).map_err(|error| explained(anyhow!(error).context("could not create the maps")))
 }
 
 fn xdp(object: &mut Ebpf) -> Result<&mut Xdp> {
@@ -151,7 +151,7 @@ pub fn attach(pins: &Pins, maps: &mut Maps, device: &Device, mode: Mode, now_s: 
         let link = program.take_link(id).context("the link just made is not there")?;
         // On EINVAL aya attaches by netlink, without a link that could be pinned. Dropping it detaches.
         let link = FdLink::try_from(link).map_err(|_| {
-            refusal_for(name, device.ifindex, mode, rustix::io::Errno::INVAL.raw_os_error())
+            refusal_for(name, device.ifindex, mode, Errno::INVAL.raw_os_error())
         })?;
         remove_pin(&pins.link(name))?;
         // The link is attached while its descriptor is open or it is pinned: dying here detaches it.
@@ -192,10 +192,18 @@ fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32, devices: &[
 ///
 /// # Errors
 ///
-/// If a pin can't be removed.
+/// If a pin can't be removed, or the device still runs the program.
 pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
-    // Removing the last reference to a link detaches it, whether or not its device still exists.
-    remove_pin(&pins.link(name))?;
+    // Removing the last reference to a link detaches it, whether or not its device still exists. The kernel
+    // does so at once only when that reference is a descriptor; after a pin it comes some time later.
+    let path = pins.link(name);
+    let link = PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link = link.unpin().with_context(|| format!("could not remove the pin {}", path.display()))?;
+    let program_id = link.info().with_context(|| format!("could not query the link of {name}"))?.program_id();
+    drop(link);
+    if let Some(device) = devices::devices()?.iter().find(|device| device.runs(program_id)) {
+        bail!("{} still runs the filter: another process holds its link open; end it", device.name);
+    }
     remove_pin(&pins.program(name))?;
     maps.map_or(Ok(()), |maps| release_slot(maps, name))
 }
@@ -281,6 +289,17 @@ fn refusal_for(name: &str, ifindex: u32, mode: Mode, errno: i32) -> Refusal {
         device,
     };
     Refusal::new(name, errno, &attempt)
+}
+
+/// Names the missing capabilities where the kernel refused for want of one.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    let denied = matches!(errno_of(error.as_ref()).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS));
+    match effective_capabilities().map(missing_capabilities) {
+        Some(missing) if denied && !missing.is_empty() => {
+            error.context(format!("this process lacks {}; run it as root or grant these", missing.join(", ")))
+        }
+        _ => error,
+    }
 }
 
 fn program_name(id: u32) -> Option<String> {

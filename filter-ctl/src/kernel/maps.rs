@@ -189,8 +189,8 @@ impl Maps {
         self.interfaces.set(slot, interface, 0).with_context(|| format!("could not write interface slot {slot}"))
     }
 
-    /// The record of exactly this prefix, if there is one.
-    pub fn record(&self, key: &policy::Key) -> Result<Option<Record>> {
+    /// The record of this prefix or, if it has none, of the longest that covers it.
+    pub fn longest_match(&self, key: &policy::Key) -> Result<Option<Record>> {
         let found = match (key.action, Network::from(key.prefix)) {
             (Action::Allow, Network::V4(address, length)) => self.allow_v4.get(&Key::new(length, address), 0),
             (Action::Allow, Network::V6(address, length)) => self.allow_v6.get(&Key::new(length, address), 0),
