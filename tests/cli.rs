@@ -1,5 +1,7 @@
 //! What an operator types and reads: exit codes, messages, JSON, and commands that meet each other. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
@@ -36,7 +38,12 @@ fn with_input(host: &Host, arguments: &[&str], input: &str) -> Finished {
 /// Prefixes of `block list` or `allow list`.
 fn listed(host: &Host, action: &str) -> Vec<String> {
     let list = host.ctl(&[action, "list", "--json"]).done().json();
-    list["entries"].as_array().unwrap().iter().map(|entry| entry["prefix"].as_str().unwrap().to_owned()).collect()
+    list["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["prefix"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[track_caller]
@@ -93,11 +100,24 @@ fn nonsense_is_a_usage_error_and_changes_nothing() {
 fn entries_are_listed_as_they_are_enforced() {
     let host = filtering();
     let added = host
-        .ctl(&["block", "add", "203.0.113.7", "::ffff:198.51.100.0/120", "2001:db8:bad::/48", "--reason", "SYN flood", "--ttl", "2h"])
+        .ctl(&[
+            "block",
+            "add",
+            "203.0.113.7",
+            "::ffff:198.51.100.0/120",
+            "2001:db8:bad::/48",
+            "--reason",
+            "SYN flood",
+            "--ttl",
+            "2h",
+        ])
         .done();
     assert!(added.stdout.contains("added: block 203.0.113.7/32, for 2h\n"), "{added:?}");
     host.ctl(&["block", "add", "192.0.2.77/26", "--mask"]).done();
-    assert_eq!(listed(&host, "block"), ["192.0.2.64/26", "198.51.100.0/24", "203.0.113.7/32", "2001:db8:bad::/48"]);
+    assert_eq!(
+        listed(&host, "block"),
+        ["192.0.2.64/26", "198.51.100.0/24", "203.0.113.7/32", "2001:db8:bad::/48"]
+    );
     let list = host.ctl(&["block", "list", "--json"]).done().json();
     let entry = list["entries"][2].clone();
     assert_eq!((entry["action"].as_str(), entry["reason"].as_str()), (Some("block"), Some("SYN flood")));
@@ -105,7 +125,10 @@ fn entries_are_listed_as_they_are_enforced() {
     assert!((7100..=7200).contains(&left), "{entry}");
     assert_eq!(list["entries"][0]["expires_at"], Value::Null);
     let table = host.ctl(&["block", "list"]).done().stdout;
-    assert!(table.lines().any(|line| line.starts_with("203.0.113.7/32") && line.ends_with("SYN flood")), "{table}");
+    assert!(
+        table.lines().any(|line| line.starts_with("203.0.113.7/32") && line.ends_with("SYN flood")),
+        "{table}"
+    );
     assert_eq!(listed(&host, "allow"), [""; 0]);
 }
 
@@ -114,7 +137,10 @@ fn adding_again_extends_to_the_later_deadline() {
     let host = filtering();
     let left = || {
         let list = host.ctl(&["block", "list", "--json"]).done().json();
-        (list["entries"][0]["expires_in_s"].as_u64(), list["entries"][0]["reason"].as_str().map(str::to_owned))
+        (
+            list["entries"][0]["expires_in_s"].as_u64(),
+            list["entries"][0]["reason"].as_str().map(str::to_owned),
+        )
     };
     host.ctl(&["block", "add", "203.0.113.7", "--ttl", "1h", "--reason", "scan"]).done();
     let changed = host.ctl(&["block", "add", "203.0.113.7", "--ttl", "2h"]).done();
@@ -131,7 +157,11 @@ fn removing_is_exact_and_says_what_still_covers() {
     let host = filtering();
     host.ctl(&["block", "add", "203.0.0.0/16", "203.0.113.0/24", "198.51.100.1"]).done();
     let nothing = host.ctl(&["block", "del", "203.0.113.9", "192.0.2.9"]);
-    fails(&nothing, 5, &["no block entry 203.0.113.9/32; block 203.0.113.0/24 covers it", "no block entry 192.0.2.9/32\n"]);
+    fails(
+        &nothing,
+        5,
+        &["no block entry 203.0.113.9/32; block 203.0.113.0/24 covers it", "no block entry 192.0.2.9/32\n"],
+    );
     let some = host.ctl(&["block", "del", "198.51.100.1", "192.0.2.9"]);
     fails(&some, 4, &["no block entry 192.0.2.9/32"]);
     assert!(some.stdout.contains("removed: block 198.51.100.1/32"), "{some:?}");
@@ -159,14 +189,22 @@ fn a_block_without_effect_is_pointed_out() {
     let host = filtering();
     host.ctl(&["allow", "add", "203.0.113.0/24"]).done();
     let blocked = host.ctl(&["block", "add", "203.0.113.7", "203.0.114.7"]).done();
-    assert!(blocked.stderr.contains("block 203.0.113.7/32 has no effect while allow 203.0.113.0/24 stands"), "{blocked:?}");
+    assert!(
+        blocked.stderr.contains("block 203.0.113.7/32 has no effect while allow 203.0.113.0/24 stands"),
+        "{blocked:?}"
+    );
     assert!(!blocked.stderr.contains("203.0.114.7"), "{blocked:?}");
 }
 
 #[test]
 fn prefixes_come_from_standard_input_and_all_faults_are_told() {
     let host = filtering();
-    with_input(&host, &["block", "add", "-"], "# list\n203.0.113.7 # scanner\r\n\n2001:db8:bad::/48\n203.0.113.7\n").done();
+    with_input(
+        &host,
+        &["block", "add", "-"],
+        "# list\n203.0.113.7 # scanner\r\n\n2001:db8:bad::/48\n203.0.113.7\n",
+    )
+    .done();
     assert_eq!(listed(&host, "block"), ["203.0.113.7/32", "2001:db8:bad::/48"]);
     let refused = with_input(&host, &["block", "add", "-"], "198.51.100.1\nnonsense\n198.51.100.1/8\n");
     fails(&refused, 2, &["line 2: `nonsense`", "line 3: `198.51.100.1/8`", "nothing was changed"]);
@@ -189,8 +227,10 @@ fn a_full_table_is_refused_before_the_first_write() {
     host.ctl(&["block", "add", "203.0.113.1", "--reason", "still works"]).done();
     host.ctl(&["block", "del", "203.0.113.2"]).done();
     host.ctl(&["block", "add", "203.0.113.6", "--ttl", "1s"]).done();
-    filter_tests::lab::eventually("an expired entry makes room", || host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0))
-        .unwrap();
+    filter_tests::lab::eventually("an expired entry makes room", || {
+        host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0)
+    })
+    .unwrap();
     assert_eq!(listed(&host, "block"), ["203.0.113.1/32", "203.0.113.3/32", "203.0.113.7/32"]);
     fails(&host.ctl(&["load", "flt0", "--max-entries", "8"]), 1, &["at most 4 entries, not 8"]);
 }
@@ -221,7 +261,11 @@ fn what_would_lock_the_operator_out_needs_force() {
         ("0.0.0.0/0", "every address"),
         ("::/0", "every address"),
     ] {
-        fails(&server.ctl(&["block", "add", "203.0.113.7", prefix]), 1, &[harm, "--force", "nothing was added"]);
+        fails(
+            &server.ctl(&["block", "add", "203.0.113.7", prefix]),
+            1,
+            &[harm, "--force", "nothing was added"],
+        );
     }
     fails(&server.ctl(&["allow", "add", "0.0.0.0/0"]), 1, &["no block would have any effect"]);
     assert_eq!(listed(&server, "block"), [""; 0]);
@@ -252,7 +296,8 @@ fn two_hundred_concurrent_adds_lose_none() {
     }
     let mut want: Vec<String> = (0..COMMANDS).map(|number| format!("203.0.113.{number}/32")).collect();
     let mut have = listed(&host, "block");
-    (want.sort(), have.sort());
+    want.sort();
+    have.sort();
     assert_eq!(have, want);
 }
 

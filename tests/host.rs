@@ -38,7 +38,12 @@ fn cutting_a_frame_never_turns_a_drop_into_a_pass() {
         let tables = host_tables(scenario.policy, NOW_S);
         for length in 0..scenario.frame.len() {
             let decision = filter(&scenario.frame[..length], &StoppedClock(NOW_S), &tables);
-            assert_eq!(decision.reason.verdict(), Verdict::Drop, "{} cut to {length}: {decision:?}", scenario.name);
+            assert_eq!(
+                decision.reason.verdict(),
+                Verdict::Drop,
+                "{} cut to {length}: {decision:?}",
+                scenario.name
+            );
         }
     }
 }
@@ -48,7 +53,8 @@ fn tags_never_change_a_decision() {
     for scenario in all().iter().filter(|scenario| scenario.frame.len() >= 14) {
         let tables = host_tables(scenario.policy, NOW_S);
         let (macs, rest) = scenario.frame.split_at(12);
-        let already = rest.chunks(4).take_while(|tag| matches!(tag, [0x81 | 0x88 | 0x91 | 0x92, 0 | 0xa8, ..])).count();
+        let already =
+            rest.chunks(4).take_while(|tag| matches!(tag, [0x81 | 0x88 | 0x91 | 0x92, 0 | 0xa8, ..])).count();
         let mut tagged = macs.to_vec();
         for _ in already..4 {
             tagged.extend([0x81, 0x00, 0x20, 0x07]);
@@ -57,4 +63,18 @@ fn tags_never_change_a_decision() {
         let decision = filter(&tagged[..], &StoppedClock(NOW_S), &tables);
         assert_eq!(decision.reason, scenario.reason, "{} behind tags", scenario.name);
     }
+}
+
+#[test]
+fn the_readme_lists_every_reason() {
+    let readme = include_str!("../README.md");
+    let row = |reason: &Reason| {
+        format!("| `{}` | {} | {} |", reason.name(), reason.verdict().name(), reason.sentence())
+    };
+    let want: Vec<String> = Reason::ALL.iter().map(row).collect();
+    assert!(
+        readme.contains(&want.join("\n")),
+        "README.md must hold exactly these rows:\n{}",
+        want.join("\n")
+    );
 }

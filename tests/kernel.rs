@@ -1,6 +1,8 @@
 //! The scenarios through the loaded program, by `BPF_PROG_TEST_RUN`: verdict, reason, and the counters that
 //! moved and no others. Needs root, and nothing but a kernel: this is what the virtual machines run.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use std::sync::{Mutex, MutexGuard};
 
 use filter_common::abi::{Counter, TEST_SLOT};
@@ -52,7 +54,12 @@ fn every_scenario_is_decided_and_counted_as_the_table_says() {
             let verdict = test_run(INTERFACE, &scenario.frame).unwrap();
             let moved = moved(&before, &counts().unwrap());
             let entry = scenario.decided_by.map(|rule| ids[rule]);
-            assert_eq!(moved, expected(TEST_SLOT, scenario.reason, entry, 1, scenario.frame.len()), "{}", scenario.name);
+            assert_eq!(
+                moved,
+                expected(TEST_SLOT, scenario.reason, entry, 1, scenario.frame.len()),
+                "{}",
+                scenario.name
+            );
             assert_eq!(verdict, action(scenario.reason.verdict()), "{}", scenario.name);
             tried += 1;
         }
@@ -92,11 +99,17 @@ fn kernel_and_host_agree_on_cut_and_mutated_frames() {
             for frame in &frames {
                 let decision = filter(&frame[..], &StoppedClock(1000), &tables);
                 let verdict = test_run(INTERFACE, frame).unwrap();
-                assert_eq!(verdict, action(decision.reason.verdict()), "{decision:?} for {frame:02x?} ({})", scenario.name);
+                assert_eq!(
+                    verdict,
+                    action(decision.reason.verdict()),
+                    "{decision:?} for {frame:02x?} ({})",
+                    scenario.name
+                );
                 let entry = (decision.entry != NO_ENTRY).then(|| ids[decision.entry as usize - 1]);
                 for (counted, counter) in expected(TEST_SLOT, decision.reason, entry, 1, frame.len()) {
                     let sum = want.entry(counted).or_default();
-                    *sum = Counter { packets: sum.packets + counter.packets, bytes: sum.bytes + counter.bytes };
+                    *sum =
+                        Counter { packets: sum.packets + counter.packets, bytes: sum.bytes + counter.bytes };
                 }
             }
             let moved = moved(&before, &counts().unwrap());
@@ -112,7 +125,8 @@ fn a_deadline_is_enforced_by_the_program_alone() {
         use filter_ctl::host::monotonic_now_s;
         use filter_ctl::plan::Change;
         use filter_ctl::policy::{Deadline, Entry, Key, ReasonText};
-        let frame = &all().into_iter().find(|scenario| scenario.name == "a block with time left").unwrap().frame;
+        let frame =
+            &all().into_iter().find(|scenario| scenario.name == "a block with time left").unwrap().frame;
         let mut filter = open().unwrap();
         let created_s = monotonic_now_s();
         let entry = Entry {

@@ -1,5 +1,7 @@
 //! Loading, unloading, refusals, and what remains when processes or interfaces go away in the middle. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use std::thread;
 use std::time::Duration;
 
@@ -53,7 +55,11 @@ fn loading_twice_is_loading_once() {
     assert_eq!(again.stdout, "flt0: was already filtering in native mode\n");
     assert_eq!(status(&host)["interfaces"][0]["program_id"], before["interfaces"][0]["program_id"]);
     assert_eq!(status(&host)["entries"]["block"], 1);
-    fails(&host.ctl(&["load", "flt0", "--mode", "generic"]), 1, &["already filtered in native mode", "unload flt0"]);
+    fails(
+        &host.ctl(&["load", "flt0", "--mode", "generic"]),
+        1,
+        &["already filtered in native mode", "unload flt0"],
+    );
 }
 
 #[test]
@@ -71,7 +77,9 @@ fn unloading_the_last_interface_leaves_nothing() {
     let last = host.ctl(&["unload", "flt1"]).done();
     assert!(last.stdout.contains("1 entries and all counters were removed"), "{last:?}");
     nothing_is_left(&host);
-    let programs = || aya::programs::loaded_programs().flatten().map(|program| u64::from(program.id())).collect::<Vec<_>>();
+    let programs = || {
+        aya::programs::loaded_programs().flatten().map(|program| u64::from(program.id())).collect::<Vec<_>>()
+    };
     eventually("the kernel has freed the program", || !programs().contains(&program)).unwrap();
 }
 
@@ -106,10 +114,18 @@ fn refusals_name_their_cause() {
     host.ip("link add few type veth peer name many numtxqueues 4").unwrap();
     host.sh("ethtool", ["-L", "few", "rx", "1"]).unwrap();
     host.sh("ethtool", ["-L", "many", "tx", "4"]).unwrap();
-    fails(&host.ctl(&["load", "few"]), 1, &["few: veth takes native XDP only", "few has", "ethtool -L few rx"]);
+    fails(
+        &host.ctl(&["load", "few"]),
+        1,
+        &["few: veth takes native XDP only", "few has", "ethtool -L few rx"],
+    );
 
     host.ip("link add link flt1 name upper type macvlan").unwrap();
-    fails(&host.ctl(&["load", "upper"]), 1, &["upper: the driver macvlan has no native XDP", "--mode generic"]);
+    fails(
+        &host.ctl(&["load", "upper"]),
+        1,
+        &["upper: the driver macvlan has no native XDP", "--mode generic"],
+    );
     host.ctl(&["load", "upper", "--mode", "generic"]).done();
     assert_eq!(status(&host)["interfaces"][0]["mode"], "generic");
     host.ctl(&["unload", "--all"]).done();
@@ -119,7 +135,11 @@ fn refusals_name_their_cause() {
     let id = other["interfaces"][0]["program_id"].to_string();
     for mode in ["native", "generic"] {
         let refused = host.ctl(&["load", "flt0", "--mode", mode]);
-        fails(&refused, 1, &["flt0: another XDP program is attached: filter", &format!("id {id}"), "native mode"]);
+        fails(
+            &refused,
+            1,
+            &["flt0: another XDP program is attached: filter", &format!("id {id}"), "native mode"],
+        );
     }
     host.ctl(&["unload", "--all", "--pin-root", "/sys/fs/bpf/other"]).done();
     nothing_is_left(&host);
@@ -130,7 +150,10 @@ fn a_missing_capability_is_named() {
     let host = host();
     let binary = filter_tests::lab::filter_ctl_path();
     let mut command = std::process::Command::new("setpriv");
-    command.args(["--bounding-set=-sys_admin,-net_admin", "--inh-caps=-all"]).arg(binary).args(["load", "flt0"]);
+    command
+        .args(["--bounding-set=-sys_admin,-net_admin", "--inh-caps=-all"])
+        .arg(binary)
+        .args(["load", "flt0"]);
     let refused = Finished::from(host.output(command).unwrap());
     fails(&refused, 1, &["lacks CAP_NET_ADMIN"]);
     nothing_is_left(&host);
@@ -161,7 +184,10 @@ fn an_interface_that_vanished_is_told_and_comes_back() {
     assert_eq!(host.ctl(&["status"]).code, Some(0));
     host.ip("link del flt1").unwrap();
     host.ctl(&["unload", "--all"]).done();
-    assert_eq!(host.sh("ls", ["/sys/fs/bpf"]).unwrap().lines().filter(|name| !name.ends_with(".debug")).count(), 0);
+    assert_eq!(
+        host.sh("ls", ["/sys/fs/bpf"]).unwrap().lines().filter(|name| !name.ends_with(".debug")).count(),
+        0
+    );
 }
 
 #[test]
@@ -172,6 +198,10 @@ fn a_renamed_interface_stays_filtered_and_answers_to_both_names() {
     let shown = host.ctl(&["status"]).done();
     assert!(shown.stdout.contains("flt0 (now lan0)"), "{shown:?}");
     assert_eq!(host.ctl(&["load", "lan0"]).done().stdout, "lan0: was already filtering in native mode\n");
+    // A new device of the old name must not take its place.
+    host.ip("link add flt0 type veth peer name peer2").unwrap();
+    fails(&host.ctl(&["load", "flt0"]), 1, &["lan0 was loaded under this name", "unload lan0"]);
+    assert!(runs_xdp(&host, "lan0") && !runs_xdp(&host, "flt0"));
     host.ctl(&["unload", "lan0"]).done();
     assert!(!runs_xdp(&host, "lan0"));
     host.ip("link set flt1 name lan1").unwrap();
@@ -212,7 +242,8 @@ fn killing_adds_in_the_middle_loses_and_invents_nothing() {
         let mut command = host.filter_ctl(&["block", verb, "-"]);
         command.stdin(std::process::Stdio::piped());
         let mut child = host.spawn(command).unwrap();
-        let input: String = (0..BATCH).map(|n| format!("10.{}.{}.{}\n", round / 3, n / 256, n % 256)).collect();
+        let input: String =
+            (0..BATCH).map(|n| format!("10.{}.{}.{}\n", round / 3, n / 256, n % 256)).collect();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
         thread::sleep(Duration::from_micros(random.u64(..60_000)));
         child.kill().unwrap();
@@ -226,7 +257,11 @@ fn killing_adds_in_the_middle_loses_and_invents_nothing() {
             let entries = filter.entries().unwrap();
             assert!(!entries.is_interrupted());
             for (key, record) in filter_ctl::plan::records(&entries) {
-                assert_eq!(filter.maps().longest_match(&key).unwrap(), Some(record), "round {round}: {key:?}");
+                assert_eq!(
+                    filter.maps().longest_match(&key).unwrap(),
+                    Some(record),
+                    "round {round}: {key:?}"
+                );
             }
             assert_eq!(count_trie(), entries.len(), "round {round}: records without an entry");
         });
@@ -257,11 +292,23 @@ fn killing_loads_in_the_middle_leaves_what_the_next_load_takes_up() {
         // A link is pinned or it is gone with its process: what `status` says is what the device does.
         let claimed = host.ctl(&["status", "--json"]);
         let claims = |name: &str| {
-            let interfaces = serde_json::from_str::<Value>(&claimed.stdout).map(|json| json["interfaces"].clone());
-            interfaces.is_ok_and(|all| all.as_array().is_some_and(|all| all.iter().any(|one| one["interface"] == name)))
+            let interfaces =
+                serde_json::from_str::<Value>(&claimed.stdout).map(|json| json["interfaces"].clone());
+            interfaces.is_ok_and(|all| {
+                all.as_array().is_some_and(|all| all.iter().any(|one| one["interface"] == name))
+            })
         };
         for device in ["flt0", "flt1"] {
             assert_eq!(claims(device), runs_xdp(&host, device), "round {round}: {device}: {claimed:?}");
+        }
+        // Nor do the statistics know an interface that is not filtered.
+        if let Ok(stats) =
+            serde_json::from_str::<Value>(&host.ctl(&["stats", "--over", "0s", "--json"]).stdout)
+        {
+            let counted = |name: &str| {
+                stats["interfaces"].as_array().unwrap().iter().any(|one| one["interface"] == name)
+            };
+            assert_eq!(["flt0", "flt1"].map(counted), ["flt0", "flt1"].map(claims), "round {round}: {stats}");
         }
         host.ctl(&["load", "flt0", "flt1"]).done();
         host.ctl(&["unload", "--all"]).done();

@@ -1,6 +1,8 @@
 //! The scenarios on the wire: frames over veth into a filtered interface, in native and in generic mode, and
 //! real sockets. Needs root. Run by `cargo xtask test wire`.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -36,7 +38,8 @@ impl Lab {
     /// Addresses on both ends, and each other's link addresses, so that no ARP or neighbour discovery is sent.
     fn with_addresses(self) -> Self {
         let mac = |host: &Host, device: &str| {
-            let shown: Value = serde_json::from_str(&host.ip(&format!("-j link show {device}")).unwrap()).unwrap();
+            let shown: Value =
+                serde_json::from_str(&host.ip(&format!("-j link show {device}")).unwrap()).unwrap();
             shown[0]["address"].as_str().unwrap().to_owned()
         };
         let (server_mac, network_mac) = (mac(&self.server, FILTERED), mac(&self.network, PEER));
@@ -87,7 +90,10 @@ const GOOD_V6: &str = "2001:db8::2";
 const BAD_V6: &str = "2001:db8:bad::2";
 
 /// Differences that are not zero.
-fn moved(before: &BTreeMap<String, (u64, u64)>, after: &BTreeMap<String, (u64, u64)>) -> BTreeMap<String, (u64, u64)> {
+fn moved(
+    before: &BTreeMap<String, (u64, u64)>,
+    after: &BTreeMap<String, (u64, u64)>,
+) -> BTreeMap<String, (u64, u64)> {
     let difference = |(name, (packets, bytes)): (&String, &(u64, u64))| {
         (name.clone(), (packets - before[name].0, bytes - before[name].1))
     };
@@ -106,7 +112,8 @@ fn scenarios_on_the_wire(mode: &str) {
         let arrived = sender.send_and_see(&mut receiver, &scenario.frame).unwrap();
         let moved = moved(&before, &lab.reasons());
 
-        let mut want = BTreeMap::from([(scenario.reason.name().to_owned(), (1, scenario.frame.len() as u64))]);
+        let mut want =
+            BTreeMap::from([(scenario.reason.name().to_owned(), (1, scenario.frame.len() as u64))]);
         // The frame that follows each to mark its end is neither IP nor ARP.
         let marker = want.entry(Reason::NonIp.name().to_owned()).or_default();
         *marker = (marker.0 + 1, marker.1 + Port::MARKER_LENGTH as u64);
@@ -223,7 +230,8 @@ fn a_tcp_service_answers_good_clients_only(mode: &str) {
         }
     });
     let answers = |from: &str, to: &str| request(&lab, from, to).as_deref() == Some(b"pong");
-    let everyone = [(GOOD_V4, "192.0.2.1"), (BAD_V4, "192.0.2.1"), (GOOD_V6, "2001:db8::1"), (BAD_V6, "2001:db8::1")];
+    let everyone =
+        [(GOOD_V4, "192.0.2.1"), (BAD_V4, "192.0.2.1"), (GOOD_V6, "2001:db8::1"), (BAD_V6, "2001:db8::1")];
     let who_is_answered = || everyone.map(|(from, to)| answers(from, to));
 
     assert_eq!(who_is_answered(), [true; 4], "before any block");
@@ -261,10 +269,13 @@ fn interfaces_are_counted_apart() {
     let totals = || {
         let stats = lab.server.ctl(&["stats", "--over", "0s", "--json"]).done().json();
         let interfaces = stats["interfaces"].as_array().unwrap().clone();
-        let total = |interface: &Value| (interface["interface"].as_str().unwrap().to_owned(), interface["passed"]["packets"].as_u64());
+        let total = |interface: &Value| {
+            (interface["interface"].as_str().unwrap().to_owned(), interface["passed"]["packets"].as_u64())
+        };
         interfaces.iter().map(total).collect::<Vec<_>>()
     };
-    eventually("all frames are counted", || totals() == [("flt0".into(), Some(3)), ("flt1".into(), Some(5))]).unwrap();
+    eventually("all frames are counted", || totals() == [("flt0".into(), Some(3)), ("flt1".into(), Some(5))])
+        .unwrap();
 }
 
 #[test]

@@ -288,7 +288,8 @@ mod tests {
     fn layout() -> String {
         let mut text = format!("version {ABI_VERSION}\n");
         for MapSpec { name, kind, key_size, value_size, capacity, flags } in MAPS {
-            writeln!(text, "{name} {kind:?} {key_size} {value_size} {capacity:?} {flags:#x}").expect("a String");
+            writeln!(text, "{name} {kind:?} {key_size} {value_size} {capacity:?} {flags:#x}")
+                .expect("a String");
         }
         let entry = [
             offset_of!(Entry, address),
@@ -301,7 +302,8 @@ mod tests {
             offset_of!(Entry, reason_length),
             offset_of!(Entry, reason),
         ];
-        let interface = [offset_of!(Interface, name), offset_of!(Interface, ifindex), offset_of!(Interface, loaded_s)];
+        let interface =
+            [offset_of!(Interface, name), offset_of!(Interface, ifindex), offset_of!(Interface, loaded_s)];
         let record = [offset_of!(Record, entry), offset_of!(Record, until_s)];
         writeln!(text, "Entry {entry:?} Interface {interface:?} Record {record:?}").expect("a String");
         for reason in crate::Reason::ALL {

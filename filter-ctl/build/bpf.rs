@@ -37,9 +37,11 @@ fn run_again_with(bootstrap: &str) -> ! {
         .unwrap_or_else(|error| fail(&format!("could not run itself: {error}")));
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         // aya-build turns the inner cargo's progress into warnings; only what went wrong is one.
-        let progress = ["   Compiling ", "    Finished ", "    Blocking ", "   Downloading ", "  Downloaded "];
-        let is_progress =
-            line.strip_prefix("cargo:warning=").is_some_and(|text| progress.iter().any(|p| text.starts_with(p)));
+        let progress =
+            ["Compiling ", "Finished ", "Blocking ", "Downloading ", "Downloaded ", "Updating ", "Locking "];
+        let is_progress = line
+            .strip_prefix("cargo:warning=")
+            .is_some_and(|text| progress.iter().any(|word| text.trim_start().starts_with(word)));
         if !is_progress {
             println!("{line}");
         }

@@ -206,7 +206,10 @@ pub fn definition() -> clap::Command {
     let allow = definition.find_subcommand_mut("allow").expect("defined above");
     for verb in allow.get_subcommands_mut() {
         if let Some(examples) = verb.get_after_help() {
-            let examples = examples.to_string().replace("filter-ctl block", "filter-ctl allow").replace("SYN flood", "our monitoring");
+            let examples = examples
+                .to_string()
+                .replace("filter-ctl block", "filter-ctl allow")
+                .replace("SYN flood", "our monitoring");
             let owned = std::mem::replace(verb, clap::Command::new("placeholder"));
             *verb = owned.after_help(examples);
         }

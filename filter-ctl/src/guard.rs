@@ -42,7 +42,12 @@ impl fmt::Display for Danger {
 }
 
 /// The dangers of giving `prefixes` this action, the first for each prefix.
-pub fn dangers(action: Action, prefixes: &[Prefix], addresses: &Addresses, ssh_peers: &[IpAddr]) -> Vec<Danger> {
+pub fn dangers(
+    action: Action,
+    prefixes: &[Prefix],
+    addresses: &Addresses,
+    ssh_peers: &[IpAddr],
+) -> Vec<Danger> {
     let harm = |prefix: &Prefix| {
         if prefix.is_everything() {
             return Some(Harm::Everything(action));
@@ -90,7 +95,9 @@ mod tests {
 
     #[test]
     fn neighbours_of_dangers_are_none() {
-        for prefix in ["192.0.2.9", "192.0.2.11", "198.51.100.8", "198.51.100.10", "203.0.113.0/24", "2001:db9::/32"] {
+        for prefix in
+            ["192.0.2.9", "192.0.2.11", "198.51.100.8", "198.51.100.10", "203.0.113.0/24", "2001:db9::/32"]
+        {
             assert_eq!(harms(Action::Block, prefix), [], "{prefix}");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A change goes through values: what was typed ([`cli`]) becomes validated entries ([`policy`]), is weighed
 //! against this host ([`guard`], with facts from [`host`]), compared with what is there ([`plan`]) and only then
-//! carried out ([`kernel`]). All but the last are pure and need no root. [`commands`] has a file for each verb.
+//! carried out ([`kernel`]). All but the last are pure and need no root. The module `commands` has a
+//! file for each verb.
 
 pub mod cli;
 mod commands;
@@ -34,7 +35,11 @@ pub fn main() -> ExitCode {
             let exit = Exit::of(&error);
             if exit != Exit::Done {
                 let message = format!("{error:#}");
-                if json { output::json_error(&message, exit as u8) } else { output::note(&format!("filter-ctl: {message}")) }
+                if json {
+                    output::json_error(&message, exit as u8)
+                } else {
+                    output::note(&format!("filter-ctl: {message}"))
+                }
             }
             exit
         }

@@ -25,7 +25,8 @@ struct Document<T> {
 ///
 /// If standard output can't be written.
 pub fn json(content: impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
+    let text =
+        serde_json::to_string_pretty(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
     line(&text)
 }
 
@@ -113,7 +114,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position) % 3 == 0 {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -123,7 +124,11 @@ pub fn grouped(number: u64) -> String {
 
 /// A rate as a whole number, or a dash where there is none.
 pub fn rate(rate: Option<f64>) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive and far below 2^64")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rates are positive and far below 2^64"
+    )]
     rate.map_or("-".into(), |rate| grouped(rate.round() as u64))
 }
 
@@ -201,7 +206,10 @@ mod tests {
 
     #[test]
     fn spans_have_two_units() {
-        assert_eq!([0, 59, 90, 3600, 187_200, 200_000].map(span), ["0s", "59s", "1m 30s", "1h", "2d 4h", "2d 7h"]);
+        assert_eq!(
+            [0, 59, 90, 3600, 187_200, 200_000].map(span),
+            ["0s", "59s", "1m 30s", "1h", "2d 4h", "2d 7h"]
+        );
     }
 
     #[test]

@@ -214,13 +214,18 @@ pub fn recover(interrupted: &Entries) -> Plan {
 
 /// The records that the tries must hold for the wanted entries.
 pub fn records(entries: &Entries) -> BTreeMap<Key, Record> {
-    let mut records: BTreeMap<Key, Record> =
-        entries.wanted().map(|(id, entry)| (entry.key, Record { entry: id, until_s: entry.until.0 })).collect();
+    let mut records: BTreeMap<Key, Record> = entries
+        .wanted()
+        .map(|(id, entry)| (entry.key, Record { entry: id, until_s: entry.until.0 }))
+        .collect();
     // In the order of keys a prefix comes directly before those it covers, so that a stack of the prefixes
     // that are open at this point holds all covering ones.
     let mut open: Vec<(Key, u32)> = Vec::new();
     for (key, record) in &mut records {
-        while open.pop_if(|(outer, _)| outer.action != key.action || !outer.prefix.covers(&key.prefix)).is_some() {}
+        while open
+            .pop_if(|(outer, _)| outer.action != key.action || !outer.prefix.covers(&key.prefix))
+            .is_some()
+        {}
         let inherited = open.last().map_or(0, |(_, until_s)| *until_s);
         record.until_s = record.until_s.max(inherited);
         open.push((*key, record.until_s));
@@ -295,15 +300,20 @@ mod tests {
             all.extend(plan.mark_removing.iter().map(|id| state(*id, entry_state::REMOVING)));
             for write in &plan.write {
                 all.push(Box::new(|kernel| {
-                    let old = kernel.entries.slots.insert(write.id, (entry_state::ADDING, write.entry.clone()));
+                    let old =
+                        kernel.entries.slots.insert(write.id, (entry_state::ADDING, write.entry.clone()));
                     assert_eq!(old.is_none(), write.is_new);
                 }));
             }
             for (key, record) in &plan.set {
-                all.push(Box::new(|kernel| { let _ = kernel.tries.insert(*key, *record); }));
+                all.push(Box::new(|kernel| {
+                    let _ = kernel.tries.insert(*key, *record);
+                }));
             }
             for key in &plan.remove {
-                all.push(Box::new(|kernel| { let _ = kernel.tries.remove(key); }));
+                all.push(Box::new(|kernel| {
+                    let _ = kernel.tries.remove(key);
+                }));
             }
             all.extend(plan.activate.iter().map(|id| state(*id, entry_state::ACTIVE)));
             for id in &plan.free {
@@ -319,8 +329,10 @@ mod tests {
         /// The end of what blocks the one address of `prefix`, as the program would find it: longest match.
         fn blocked_until(&self, prefix: &str) -> Option<u32> {
             let address = key(Action::Block, prefix);
-            let covering =
-                self.tries.iter().filter(|(key, _)| key.action == address.action && key.prefix.covers(&address.prefix));
+            let covering = self
+                .tries
+                .iter()
+                .filter(|(key, _)| key.action == address.action && key.prefix.covers(&address.prefix));
             covering.max_by_key(|(key, _)| key.prefix.prefix_len()).map(|(_, record)| record.until_s)
         }
     }
@@ -351,7 +363,8 @@ mod tests {
     #[test]
     fn a_new_reason_replaces_the_old_and_none_keeps_it() {
         let mut kernel = Kernel::default();
-        let with = |reason: &str| Entry { reason: ReasonText::parse(reason).unwrap(), ..block("192.0.2.0/24", 50) };
+        let with =
+            |reason: &str| Entry { reason: ReasonText::parse(reason).unwrap(), ..block("192.0.2.0/24", 50) };
         kernel.change(Change::Add(vec![with("scan")]));
         kernel.change(Change::Add(vec![with("")]));
         assert_eq!(kernel.entries.find(&key(Action::Block, "192.0.2.0/24")).unwrap().reason.as_str(), "scan");
@@ -398,10 +411,12 @@ mod tests {
     fn any_entry() -> impl Strategy<Value = Entry> {
         // Few networks and lengths, so that entries nest and repeat.
         let prefix = (0u8..4, 0u8..4, prop_oneof![Just(0u8), 6..=9u8, 14..=17u8, Just(32u8)]);
-        (prefix, any::<bool>(), prop_oneof![Just(FOREVER), 1..100u32]).prop_map(|((a, b, length), allow, until_s)| {
-            let action = if allow { Action::Allow } else { Action::Block };
-            Entry { key: key(action, &format!("{a}.{b}.0.1/{length}")), ..block("0.0.0.0/0", until_s) }
-        })
+        (prefix, any::<bool>(), prop_oneof![Just(FOREVER), 1..100u32]).prop_map(
+            |((a, b, length), allow, until_s)| {
+                let action = if allow { Action::Allow } else { Action::Block };
+                Entry { key: key(action, &format!("{a}.{b}.0.1/{length}")), ..block("0.0.0.0/0", until_s) }
+            },
+        )
     }
 
     fn any_change() -> impl Strategy<Value = Change> {

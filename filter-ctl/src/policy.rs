@@ -31,7 +31,9 @@ pub enum PrefixError {
     #[error("`{0}`: the prefix length is over {1}")]
     Length(String, u8),
     /// Host bits are set, so it is unclear what is meant.
-    #[error("`{0}` has host bits set: {1} is the whole prefix, {2} the one address; give one of these, or --mask for the first")]
+    #[error(
+        "`{0}` has host bits set: {1} is the whole prefix, {2} the one address; give one of these, or --mask for the first"
+    )]
     HostBits(String, Prefix, IpAddr),
 }
 
@@ -123,9 +125,7 @@ fn unmapped(net: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     match net {
         IpNet::V6(v6) if v6.prefix_len() >= MAPPED_BITS => match v6.addr().to_ipv4_mapped() {
-            Some(v4) => {
-                Ipv4Net::new(v4, v6.prefix_len() - MAPPED_BITS).map_or(net, IpNet::V4)
-            }
+            Some(v4) => Ipv4Net::new(v4, v6.prefix_len() - MAPPED_BITS).map_or(net, IpNet::V4),
             None => net,
         },
         _ => net,
@@ -391,7 +391,10 @@ mod tests {
     #[test]
     fn host_bits_are_refused_or_masked() {
         let error = Prefix::parse("192.0.2.7/24", false).unwrap_err().to_string();
-        assert!(error.contains("192.0.2.0/24") && error.contains("192.0.2.7") && error.contains("--mask"), "{error}");
+        assert!(
+            error.contains("192.0.2.0/24") && error.contains("192.0.2.7") && error.contains("--mask"),
+            "{error}"
+        );
         assert_eq!(Prefix::parse("192.0.2.7/24", true).unwrap(), prefix("192.0.2.0/24"));
         assert_eq!(Prefix::parse("::ffff:192.0.2.7/120", true).unwrap(), prefix("192.0.2.0/24"));
         assert_eq!(Prefix::parse("192.0.2.7/0", true).unwrap(), prefix("0.0.0.0/0"));
@@ -400,12 +403,27 @@ mod tests {
     #[test]
     fn what_is_not_a_prefix_is_refused() {
         for text in [
-            "", "/", "/24", "192.0.2.0/", "192.0.2.0/+8", "192.0.2.0/-1", "192.0.2.0/8/8", "192.0.2", "192.0.2.0 ",
-            "0192.0.2.1", "192.0.2.0/24x", "example.org", "[2001:db8::1]", "fe80::1%eth0", "192.0.2.0/255.255.255.0",
+            "",
+            "/",
+            "/24",
+            "192.0.2.0/",
+            "192.0.2.0/+8",
+            "192.0.2.0/-1",
+            "192.0.2.0/8/8",
+            "192.0.2",
+            "192.0.2.0 ",
+            "0192.0.2.1",
+            "192.0.2.0/24x",
+            "example.org",
+            "[2001:db8::1]",
+            "fe80::1%eth0",
+            "192.0.2.0/255.255.255.0",
         ] {
             assert!(matches!(Prefix::parse(text, true), Err(PrefixError::Syntax(_))), "{text:?}");
         }
-        for (text, bits) in [("192.0.2.0/33", 32), ("192.0.2.0/999", 32), ("2001:db8::/129", 128), ("::/300", 128)] {
+        for (text, bits) in
+            [("192.0.2.0/33", 32), ("192.0.2.0/999", 32), ("2001:db8::/129", 128), ("::/300", 128)]
+        {
             assert_eq!(Prefix::parse(text, true), Err(PrefixError::Length(text.into(), bits)));
         }
         let long = "9".repeat(10_000);
@@ -414,7 +432,8 @@ mod tests {
 
     #[test]
     fn keys_sort_covering_before_covered() {
-        let mut prefixes = ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "10.1.0.0/16", "11.0.0.0/8"].map(prefix);
+        let mut prefixes =
+            ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "10.1.0.0/16", "11.0.0.0/8"].map(prefix);
         let sorted = prefixes;
         prefixes.reverse();
         prefixes.sort();
@@ -428,7 +447,10 @@ mod tests {
         assert_eq!(deadline, Deadline(101));
         assert!(!deadline.has_passed(100) && deadline.has_passed(101));
         assert_eq!(deadline.left_s(now), Some(90));
-        assert_eq!([100.0, 100.9, 101.0, 200.0].map(|s| deadline.left_s(Duration::from_secs_f64(s))), [Some(1), Some(1), Some(0), Some(0)]);
+        assert_eq!(
+            [100.0, 100.9, 101.0, 200.0].map(|s| deadline.left_s(Duration::from_secs_f64(s))),
+            [Some(1), Some(1), Some(0), Some(0)]
+        );
         assert_eq!(Deadline::NEVER.left_s(now), None);
         assert_eq!(Deadline::after(None, now).unwrap(), Deadline::NEVER);
         assert!(!Deadline::NEVER.has_passed(u32::MAX));

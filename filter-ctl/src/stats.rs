@@ -113,7 +113,9 @@ pub fn by_interface(now: &Snapshot, before: Option<&Snapshot>) -> Vec<InterfaceF
         .map(|interface| {
             let earlier = before.and_then(|before| {
                 // The same name loaded anew is another count.
-                let same = |then: &&InterfaceCounts| (&then.name, then.loaded_s) == (&interface.name, interface.loaded_s);
+                let same = |then: &&InterfaceCounts| {
+                    (&then.name, then.loaded_s) == (&interface.name, interface.loaded_s)
+                };
                 Some((before.interfaces.iter().find(same)?, now.at.saturating_sub(before.at)))
             });
             let sum = |verdict: Verdict| {
@@ -123,7 +125,10 @@ pub fn by_interface(now: &Snapshot, before: Option<&Snapshot>) -> Vec<InterfaceF
             let reasons = interface.by_reason.iter().map(|(reason, counter)| ReasonFigures {
                 reason: reason.name(),
                 verdict: reason.verdict().name(),
-                figures: Figures::new(*counter, earlier.map(|(earlier, interval)| (earlier.of(*reason), interval))),
+                figures: Figures::new(
+                    *counter,
+                    earlier.map(|(earlier, interval)| (earlier.of(*reason), interval)),
+                ),
             });
             InterfaceFigures {
                 interface: interface.name.clone(),
@@ -144,7 +149,8 @@ pub fn top_entries(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Vec
         .map(|entry| {
             let earlier = before.and_then(|before| {
                 let same = |then: &&EntryCounts| {
-                    (then.id, then.entry.key, then.entry.created_s) == (entry.id, entry.entry.key, entry.entry.created_s)
+                    (then.id, then.entry.key, then.entry.created_s)
+                        == (entry.id, entry.entry.key, entry.entry.created_s)
                 };
                 let found = before.entries.iter().find(same);
                 // An entry that is new since then had counted nothing.
@@ -157,7 +163,11 @@ pub fn top_entries(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Vec
 
 impl InterfaceCounts {
     fn of(&self, reason: Reason) -> Counter {
-        self.by_reason.iter().find(|(counted, _)| *counted == reason).map(|(_, counter)| *counter).unwrap_or_default()
+        self.by_reason
+            .iter()
+            .find(|(counted, _)| *counted == reason)
+            .map(|(_, counter)| *counter)
+            .unwrap_or_default()
     }
 
     fn total(&self, verdict: Verdict) -> Counter {
@@ -182,7 +192,11 @@ mod tests {
         let interface = InterfaceCounts {
             name: "eth0".into(),
             loaded_s: 1,
-            by_reason: vec![(Reason::NoMatch, passed), (Reason::Allowed, counter(1, 60)), (Reason::Blocked, blocked)],
+            by_reason: vec![
+                (Reason::NoMatch, passed),
+                (Reason::Allowed, counter(1, 60)),
+                (Reason::Blocked, blocked),
+            ],
         };
         let entry = |(id, prefix, counter): &(u32, &str, Counter)| EntryCounts {
             id: *id,
@@ -242,7 +256,10 @@ mod tests {
         let now = snapshot(11, counter(15, 900), counter(0, 0), &entries);
         let before = snapshot(9, counter(1, 60), counter(0, 0), &entries[..1]);
         let top = top_entries(&now, Some(&before), 2);
-        let shown: Vec<_> = top.iter().map(|top| (top.entry.key.prefix.to_string(), top.figures.packets_per_second)).collect();
+        let shown: Vec<_> = top
+            .iter()
+            .map(|top| (top.entry.key.prefix.to_string(), top.figures.packets_per_second))
+            .collect();
         assert_eq!(shown, [("203.0.113.0/24".into(), Some(4.5)), ("192.0.2.0/24".into(), Some(0.0))]);
     }
 }

@@ -14,7 +14,8 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use filter_common::abi::{
-    self, Counter, DEFAULT_MAX_ENTRIES, Entry, Header, INTERFACE_SLOTS, Interface, REASON_SLOTS, Record, TEST_SLOT,
+    self, Counter, DEFAULT_MAX_ENTRIES, Entry, Header, INTERFACE_SLOTS, Interface, REASON_SLOTS, Record,
+    TEST_SLOT,
 };
 
 const ELEMENTS: usize = abi::Capacity::Entries.elements(DEFAULT_MAX_ENTRIES) as usize;

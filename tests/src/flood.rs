@@ -56,7 +56,9 @@ impl Kind {
     fn header(self, port: u16) -> (Vec<u8>, usize) {
         let ports = [[0x04, 0x00], port.to_be_bytes()].concat(); // the program replaces the first
         match self {
-            Self::Syn => ([&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16),
+            Self::Syn => {
+                ([&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16)
+            }
             Self::Udp => ([&ports[..], &[0, 8, 0, 0]].concat(), 6),
         }
     }
@@ -89,9 +91,12 @@ impl<'h> Flood<'h> {
     /// If `device` is no veth, a wave mixes families, or the kernel refuses the program.
     pub fn new(host: &'h Host, device: &str, peer: &Host, peer_device: &str, waves: &[Wave]) -> Result<Self> {
         let kind = host.ip(&format!("-d -o link show dev {device}"))?;
-        ensure!(kind.split_whitespace().any(|word| word == "veth"), "{device} is no veth: floods stay in the lab");
+        ensure!(
+            kind.split_whitespace().any(|word| word == "veth"),
+            "{device} is no veth: floods stay in the lab"
+        );
         let macs = [mac(peer, peer_device)?, mac(host, device)?].concat();
-        let ifindex = host.read(format!("/sys/class/net/{device}/ifindex"))?.parse()?;
+        let ifindex = host.read(&format!("/sys/class/net/{device}/ifindex"))?.parse()?;
         let senders = waves.iter().map(|wave| Sender::new(wave, &macs, ifindex)).collect::<Result<_>>()?;
         Ok(Self { host, device: device.to_owned(), senders: Arc::new(senders) })
     }
@@ -115,7 +120,11 @@ impl<'h> Flood<'h> {
         });
         thread.join().expect("the sender does not panic")?;
         let lost = self.lost()? - lost;
-        ensure!(lost == 0, "{lost} of {count} frames were lost: the ring of the peer of {} was full", self.device);
+        ensure!(
+            lost == 0,
+            "{lost} of {count} frames were lost: the ring of the peer of {} was full",
+            self.device
+        );
         Ok(())
     }
 
@@ -154,7 +163,7 @@ impl<'h> Flood<'h> {
     ///
     /// If the kernel does not tell.
     pub fn lost(&self) -> Result<u64> {
-        Ok(self.host.read(format!("/sys/class/net/{}/statistics/tx_dropped", self.device))?.parse()?)
+        Ok(self.host.read(&format!("/sys/class/net/{}/statistics/tx_dropped", self.device))?.parse()?)
     }
 }
 
@@ -218,7 +227,8 @@ impl Sender {
             .override_global("IFINDEX", &ifindex, true)
             .override_global("SOURCE_COUNT", &count, true)
             .load(object)?;
-        let mut sources = Array::<_, [u16; 10]>::try_from(program.map_mut("sources").context("no map `sources`")?)?;
+        let mut sources =
+            Array::<_, [u16; 10]>::try_from(program.map_mut("sources").context("no map `sources`")?)?;
         for (index, prefix) in (0..).zip(&wave.sources) {
             sources.set(index, source_words(prefix), 0)?;
         }
@@ -250,21 +260,26 @@ impl Sender {
         };
         match flood.test_run(options) {
             Ok(_) => Ok(()),
-            Err(ProgramError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::Interrupted =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error).context("the kernel does not send live frames (it needs Linux 5.18)"),
         }
     }
 
     fn sent(&self) -> Result<Vec<(Prefix, u64)>> {
         let sent = PerCpuArray::<_, u64>::try_from(self.program.map("sent").context("no map `sent`")?)?;
-        let counts = (0..).zip(&self.sources).map(|(index, prefix)| Ok((*prefix, sent.get(&index, 0)?.iter().sum())));
+        let counts =
+            (0..).zip(&self.sources).map(|(index, prefix)| Ok((*prefix, sent.get(&index, 0)?.iter().sum())));
         counts.collect()
     }
 }
 
 /// The address of a device of a host.
 fn mac(host: &Host, device: &str) -> Result<Vec<u8>> {
-    let text = host.read(format!("/sys/class/net/{device}/address"))?;
+    let text = host.read(&format!("/sys/class/net/{device}/address"))?;
     text.split(':').map(|byte| Ok(u8::from_str_radix(byte, 16)?)).collect()
 }
 

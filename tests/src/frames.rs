@@ -53,7 +53,14 @@ pub struct Ipv4<'a> {
 
 impl Default for Ipv4<'_> {
     fn default() -> Self {
-        Self { source: "198.51.100.1", protocol: protocol::UDP, fragment: 0, options: &[], version_and_length: None, total_length: None }
+        Self {
+            source: "198.51.100.1",
+            protocol: protocol::UDP,
+            fragment: 0,
+            options: &[],
+            version_and_length: None,
+            total_length: None,
+        }
     }
 }
 
@@ -101,7 +108,13 @@ pub struct Ipv6<'a> {
 
 impl Default for Ipv6<'_> {
     fn default() -> Self {
-        Self { source: "2001:db8:1::1", next_header: protocol::UDP, hop_limit: 64, version_and_class: 0x60, payload_length: None }
+        Self {
+            source: "2001:db8:1::1",
+            next_header: protocol::UDP,
+            hop_limit: 64,
+            version_and_class: 0x60,
+            payload_length: None,
+        }
     }
 }
 
@@ -128,7 +141,8 @@ pub fn tcp() -> Vec<u8> {
 
 /// A TCP segment with this data offset byte and what follows the fixed header.
 pub fn tcp_with(data_offset: u8, rest: &[u8]) -> Vec<u8> {
-    let mut segment = vec![0x30, 0x39, 0x00, 0x50, 0, 0, 0, 1, 0, 0, 0, 0, data_offset, 0x02, 0xff, 0xff, 0, 0, 0, 0];
+    let mut segment =
+        vec![0x30, 0x39, 0x00, 0x50, 0, 0, 0, 1, 0, 0, 0, 0, data_offset, 0x02, 0xff, 0xff, 0, 0, 0, 0];
     segment.extend(rest);
     segment
 }

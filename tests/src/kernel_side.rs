@@ -50,7 +50,10 @@ pub fn enforce(rules: &[Rule]) -> Result<Vec<u32>> {
     let wanted: Vec<Entry> = rules
         .iter()
         .map(|rule| Entry {
-            key: Key { action: rule.action, prefix: Prefix::parse(rule.prefix, false).expect("a scenario's prefix") },
+            key: Key {
+                action: rule.action,
+                prefix: Prefix::parse(rule.prefix, false).expect("a scenario's prefix"),
+            },
             until: Deadline(match rule.life {
                 Life::Forever => FOREVER,
                 Life::Lasting => now_s + LASTING_S,

@@ -49,7 +49,8 @@ impl Host {
                 inbox.into_iter().for_each(|task| task());
             }
         })?;
-        let thread_id = ready.recv()?.with_context(|| format!("could not make the host {name} (is this root?)"))?;
+        let thread_id =
+            ready.recv()?.with_context(|| format!("could not make the host {name} (is this root?)"))?;
         let host = Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) };
         host.ip("link set lo up")?;
         // Hosts without IPv6 have no such files, and send nothing by themselves.
@@ -69,7 +70,11 @@ impl Host {
         let (send, receive) = mpsc::channel();
         // A failed assertion in the task is one of the caller's, and leaves the host in service.
         let task = Box::new(move || drop(send.send(catch_unwind(AssertUnwindSafe(task)))));
-        self.tasks.as_ref().expect("there until drop").send(task).expect("the host's thread lives until drop");
+        self.tasks
+            .as_ref()
+            .expect("there until drop")
+            .send(task)
+            .expect("the host's thread lives until drop");
         receive.recv().expect("the host's thread answers").unwrap_or_else(|panic| resume_unwind(panic))
     }
 
@@ -105,7 +110,11 @@ impl Host {
     /// # Errors
     ///
     /// If it fails, with what it printed.
-    pub fn sh(&self, program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String> {
+    pub fn sh(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<String> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null());
         let shown = format!("{command:?}");
@@ -124,10 +133,10 @@ impl Host {
     /// # Errors
     ///
     /// If it can't be read.
-    pub fn read(&self, path: String) -> Result<String> {
-        let text = self.run(move || {
-            std::fs::read_to_string(&path).with_context(|| format!("could not read {path}"))
-        })?;
+    pub fn read(&self, path: &str) -> Result<String> {
+        let owned = path.to_owned();
+        let text =
+            self.run(|| std::fs::read_to_string(owned)).with_context(|| format!("could not read {path}"))?;
         Ok(text.trim_end().to_owned())
     }
 
@@ -179,7 +188,8 @@ fn enter_namespaces() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("could not make the mounts private")?;
     // sysfs shows the devices of the network namespace in which it was mounted.
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("could not mount /sys")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)
+        .context("could not mount /sys")?;
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .context("could not mount a BPF file system")
 }
@@ -191,7 +201,8 @@ fn enter_namespaces() -> Result<()> {
 /// If the variable that names it is not set or names nothing.
 pub fn filter_ctl_path() -> PathBuf {
     let path = std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
-    let path = path.unwrap_or_else(|| panic!("{BINARY_VARIABLE} is not set: run these tests with `cargo xtask test`"));
+    let path = path
+        .unwrap_or_else(|| panic!("{BINARY_VARIABLE} is not set: run these tests with `cargo xtask test`"));
     assert!(path.is_file(), "{BINARY_VARIABLE} names {}, which is no file", path.display());
     path
 }
@@ -236,7 +247,8 @@ impl Finished {
     /// If it is not JSON of schema 1.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        let value: serde_json::Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        let value: serde_json::Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
         assert_eq!(value["schema"], 1);
         value
     }

@@ -7,9 +7,7 @@ use filter_common::testing::{HostEntry, HostTables};
 use filter_common::{FOREVER, Reason};
 use filter_ctl::policy::{Action, Prefix};
 
-use crate::frames::{
-    Ipv4, Ipv6, ethernet, icmp, ipv4, ipv6, protocol, tcp, tcp_with, udp, udp_with,
-};
+use crate::frames::{Ipv4, Ipv6, ethernet, icmp, ipv4, ipv6, protocol, tcp, tcp_with, udp, udp_with};
 
 /// An entry of a scenario's policy.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +94,11 @@ const LASTING: &[Rule] = &[with(Life::Lasting, block("203.0.113.0/24"))];
 const OVER: &[Rule] = &[with(Life::Over, block("203.0.113.0/24"))];
 const ALLOW_OVER: &[Rule] = &[with(Life::Over, allow("203.0.113.0/24")), block("203.0.113.0/24")];
 const OVER_IN_FOREVER: &[Rule] = &[block("203.0.0.0/16"), with(Life::Over, block("203.0.113.0/24"))];
-const OVER_IN_LASTING: &[Rule] = &[with(Life::Lasting, block("203.0.0.0/16")), with(Life::Over, block("203.0.113.0/24"))];
+const OVER_IN_LASTING: &[Rule] =
+    &[with(Life::Lasting, block("203.0.0.0/16")), with(Life::Over, block("203.0.113.0/24"))];
 const FOREVER_IN_OVER: &[Rule] = &[with(Life::Over, block("203.0.0.0/16")), block("203.0.113.0/24")];
-const OVER_IN_OVER: &[Rule] = &[with(Life::Over, block("203.0.0.0/16")), with(Life::Over, block("203.0.113.0/24"))];
+const OVER_IN_OVER: &[Rule] =
+    &[with(Life::Over, block("203.0.0.0/16")), with(Life::Over, block("203.0.113.0/24"))];
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -160,7 +160,13 @@ fn pass(name: &'static str, policy: &'static [Rule], frame: Vec<u8>, reason: Rea
     Scenario { name, policy, frame, reason, decided_by: None }
 }
 
-fn decided(name: &'static str, policy: &'static [Rule], frame: Vec<u8>, reason: Reason, by: usize) -> Scenario {
+fn decided(
+    name: &'static str,
+    policy: &'static [Rule],
+    frame: Vec<u8>,
+    reason: Reason,
+    by: usize,
+) -> Scenario {
     Scenario { name, policy, frame, reason, decided_by: Some(by) }
 }
 
@@ -179,7 +185,13 @@ fn addresses() -> Vec<Scenario> {
         pass("address behind an IPv4 prefix", V4, v4("203.0.113.128"), NoMatch),
         pass("byte-swapped twin of a blocked IPv4 address", V4, v4("77.113.0.203"), NoMatch),
         decided("first address of an IPv6 prefix", V6, v6("2001:db8:bad::"), Blocked, 0),
-        decided("last address of an IPv6 prefix", V6, v6("2001:db8:bad:ffff:ffff:ffff:ffff:ffff"), Blocked, 0),
+        decided(
+            "last address of an IPv6 prefix",
+            V6,
+            v6("2001:db8:bad:ffff:ffff:ffff:ffff:ffff"),
+            Blocked,
+            0,
+        ),
         pass("address before an IPv6 prefix", V6, v6("2001:db8:bac:ffff:ffff:ffff:ffff:ffff"), NoMatch),
         pass("address behind an IPv6 prefix", V6, v6("2001:db8:bae::"), NoMatch),
         decided("a /31", ODD_LENGTHS, v4("203.0.113.131"), Blocked, 0),
@@ -234,7 +246,13 @@ fn essentials() -> Vec<Scenario> {
         pass("neighbour solicitation", EVERYTHING, neighbour_discovery(135, 255), NeighbourDiscovery),
         pass("neighbour advertisement", EVERYTHING, neighbour_discovery(136, 255), NeighbourDiscovery),
         pass("redirect", EVERYTHING, neighbour_discovery(137, 255), NeighbourDiscovery),
-        decided("neighbour solicitation from another link", EVERYTHING, neighbour_discovery(135, 254), Blocked, 1),
+        decided(
+            "neighbour solicitation from another link",
+            EVERYTHING,
+            neighbour_discovery(135, 254),
+            Blocked,
+            1,
+        ),
         decided("echo request with hop limit 255", EVERYTHING, neighbour_discovery(128, 255), Blocked, 1),
         decided("ICMPv6 type 132", EVERYTHING, neighbour_discovery(132, 255), Blocked, 1),
         decided("ICMPv6 type 138", EVERYTHING, neighbour_discovery(138, 255), Blocked, 1),
@@ -256,8 +274,19 @@ fn ethernet_and_vlan() -> Vec<Scenario> {
         decided("one 0x9200 tag", V4, tagged(&[older]), Blocked, 0),
         decided("two tags", V4, tagged(&[S_TAG, C_TAG]), Blocked, 0),
         decided("four tags, mixed", V4, tagged(&[S_TAG, C_TAG, old, older]), Blocked, 0),
-        decided("tagged IPv6", V6, ethernet(&[S_TAG, C_TAG], IPV6, &ipv6("2001:db8:bad::1", protocol::TCP, &tcp())), Blocked, 0),
-        pass("a tag, not blocked", V4, ethernet(&[C_TAG], IPV4, &ipv4("198.51.100.1", protocol::TCP, &tcp())), NoMatch),
+        decided(
+            "tagged IPv6",
+            V6,
+            ethernet(&[S_TAG, C_TAG], IPV6, &ipv6("2001:db8:bad::1", protocol::TCP, &tcp())),
+            Blocked,
+            0,
+        ),
+        pass(
+            "a tag, not blocked",
+            V4,
+            ethernet(&[C_TAG], IPV4, &ipv4("198.51.100.1", protocol::TCP, &tcp())),
+            NoMatch,
+        ),
         malformed("five tags", tagged(&[C_TAG; 5]), VlanTooDeep),
         malformed("a cut tag", cut(tagged(&[C_TAG]), 17), VlanTruncated),
         malformed("a tag announced at the end", cut(tagged(&[C_TAG, C_TAG]), 18), VlanTruncated),
@@ -266,8 +295,8 @@ fn ethernet_and_vlan() -> Vec<Scenario> {
 
 fn ip_headers() -> Vec<Scenario> {
     use Reason::{
-        Blocked, Ipv4HeaderLength, Ipv4TotalLength, Ipv4Truncated, Ipv4Version, Ipv6PayloadLength, Ipv6Truncated,
-        Ipv6Version, NoMatch,
+        Blocked, Ipv4HeaderLength, Ipv4TotalLength, Ipv4Truncated, Ipv4Version, Ipv6PayloadLength,
+        Ipv6Truncated, Ipv6Version, NoMatch,
     };
     let options = [1, 1, 1, 1, 7, 4, 0, 0];
     let of_blocked = |header| odd_v4(Ipv4 { source: "203.0.113.77", ..header }, &udp(b"data"));
@@ -278,17 +307,54 @@ fn ip_headers() -> Vec<Scenario> {
         decided("padding to 60 bytes", V4, padded(v4("203.0.113.77"), 60), Blocked, 0),
         malformed("a cut IPv4 header", cut(v4("203.0.113.77"), 33), Ipv4Truncated),
         malformed("cut IPv4 options", cut(of_blocked(Ipv4 { options: &options, ..none }), 38), Ipv4Truncated),
-        malformed("IPv4 with version 6", of_blocked(Ipv4 { version_and_length: Some(0x65), ..none }), Ipv4Version),
-        malformed("IPv4 with version 0", of_blocked(Ipv4 { version_and_length: Some(0x05), ..none }), Ipv4Version),
-        malformed("IPv4 header length 4", of_blocked(Ipv4 { version_and_length: Some(0x44), ..none }), Ipv4HeaderLength),
-        malformed("IPv4 header length 0", of_blocked(Ipv4 { version_and_length: Some(0x40), ..none }), Ipv4HeaderLength),
-        malformed("total length under the header's", of_blocked(Ipv4 { total_length: Some(19), ..none }), Ipv4TotalLength),
-        malformed("total length over the frame's", of_blocked(Ipv4 { total_length: Some(33), ..none }), Ipv4TotalLength),
+        malformed(
+            "IPv4 with version 6",
+            of_blocked(Ipv4 { version_and_length: Some(0x65), ..none }),
+            Ipv4Version,
+        ),
+        malformed(
+            "IPv4 with version 0",
+            of_blocked(Ipv4 { version_and_length: Some(0x05), ..none }),
+            Ipv4Version,
+        ),
+        malformed(
+            "IPv4 header length 4",
+            of_blocked(Ipv4 { version_and_length: Some(0x44), ..none }),
+            Ipv4HeaderLength,
+        ),
+        malformed(
+            "IPv4 header length 0",
+            of_blocked(Ipv4 { version_and_length: Some(0x40), ..none }),
+            Ipv4HeaderLength,
+        ),
+        malformed(
+            "total length under the header's",
+            of_blocked(Ipv4 { total_length: Some(19), ..none }),
+            Ipv4TotalLength,
+        ),
+        malformed(
+            "total length over the frame's",
+            of_blocked(Ipv4 { total_length: Some(33), ..none }),
+            Ipv4TotalLength,
+        ),
         malformed("total length 0", of_blocked(Ipv4 { total_length: Some(0), ..none }), Ipv4TotalLength),
         malformed("a cut IPv6 header", cut(v6("2001:db8:bad::1"), 53), Ipv6Truncated),
-        malformed("IPv6 with version 4", odd_v6(Ipv6 { version_and_class: 0x40, ..Ipv6::default() }, &udp(b"")), Ipv6Version),
-        malformed("payload length over the frame's", odd_v6(Ipv6 { payload_length: Some(9), ..Ipv6::default() }, &udp(b"")), Ipv6PayloadLength),
-        pass("traffic class and flow label", V6, odd_v6(Ipv6 { version_and_class: 0x6f, ..Ipv6::default() }, &udp(b"")), NoMatch),
+        malformed(
+            "IPv6 with version 4",
+            odd_v6(Ipv6 { version_and_class: 0x40, ..Ipv6::default() }, &udp(b"")),
+            Ipv6Version,
+        ),
+        malformed(
+            "payload length over the frame's",
+            odd_v6(Ipv6 { payload_length: Some(9), ..Ipv6::default() }, &udp(b"")),
+            Ipv6PayloadLength,
+        ),
+        pass(
+            "traffic class and flow label",
+            V6,
+            odd_v6(Ipv6 { version_and_class: 0x6f, ..Ipv6::default() }, &udp(b"")),
+            NoMatch,
+        ),
         decided("padding behind IPv6", V6, padded(v6("2001:db8:bad::1"), 90), Blocked, 0),
     ]
 }
@@ -304,17 +370,33 @@ fn transport() -> Vec<Scenario> {
         pass("TCP over IPv6", V4, v6_with(protocol::TCP, &tcp()), NoMatch),
         malformed("a cut TCP header", v4_with(protocol::TCP, &cut(tcp(), 19)), TcpTruncated),
         malformed("a cut TCP header over IPv6", v6_with(protocol::TCP, &cut(tcp(), 19)), TcpTruncated),
-        malformed("a TCP header that is padding", padded(v4_with(protocol::TCP, &cut(tcp(), 19)), 60), TcpTruncated),
+        malformed(
+            "a TCP header that is padding",
+            padded(v4_with(protocol::TCP, &cut(tcp(), 19)), 60),
+            TcpTruncated,
+        ),
         malformed("TCP data offset 16", v4_with(protocol::TCP, &tcp_with(0x40, &[])), TcpDataOffset),
-        malformed("TCP data offset over the packet", v4_with(protocol::TCP, &tcp_with(0x60, &[1, 1, 1])), TcpDataOffset),
-        malformed("TCP options that are padding", padded(v4_with(protocol::TCP, &tcp_with(0x60, &[])), 60), TcpDataOffset),
+        malformed(
+            "TCP data offset over the packet",
+            v4_with(protocol::TCP, &tcp_with(0x60, &[1, 1, 1])),
+            TcpDataOffset,
+        ),
+        malformed(
+            "TCP options that are padding",
+            padded(v4_with(protocol::TCP, &tcp_with(0x60, &[])), 60),
+            TcpDataOffset,
+        ),
         pass("an empty UDP datagram", V4, v4_with(protocol::UDP, &udp(b"")), NoMatch),
         malformed("a cut UDP header", v4_with(protocol::UDP, &cut(udp(b""), 7)), UdpTruncated),
         malformed("a UDP header that is padding", padded(v4_with(protocol::UDP, &[]), 60), UdpTruncated),
         malformed("a cut UDP header over IPv6", v6_with(protocol::UDP, &cut(udp(b""), 7)), UdpTruncated),
         malformed("UDP length 7", v4_with(protocol::UDP, &udp_with(7, b"data")), UdpLength),
         malformed("UDP length over the packet's", v4_with(protocol::UDP, &udp_with(13, b"data")), UdpLength),
-        malformed("UDP length in the padding", padded(v4_with(protocol::UDP, &udp_with(13, b"data")), 60), UdpLength),
+        malformed(
+            "UDP length in the padding",
+            padded(v4_with(protocol::UDP, &udp_with(13, b"data")), 60),
+            UdpLength,
+        ),
         pass("UDP length under the packet's", V4, v4_with(protocol::UDP, &udp_with(8, b"data")), NoMatch),
         pass("ICMP echo", V4, v4_with(protocol::ICMP, &icmp(8)), NoMatch),
         pass("ICMPv6 echo", V4, v6_with(protocol::ICMPV6, &icmp(128)), NoMatch),
@@ -329,14 +411,27 @@ fn transport() -> Vec<Scenario> {
         decided(
             "an IPv6 extension header does not hide the source",
             V6,
-            ethernet(&[], IPV6, &ipv6("2001:db8:bad::1", protocol::HOP_BY_HOP, &[protocol::UDP, 0, 5, 2, 0, 0, 0, 0])),
+            ethernet(
+                &[],
+                IPV6,
+                &ipv6("2001:db8:bad::1", protocol::HOP_BY_HOP, &[protocol::UDP, 0, 5, 2, 0, 0, 0, 0]),
+            ),
             Blocked,
             0,
         ),
         pass("a first fragment", V4, fragment(more_fragments, &udp_with(2000, b"data")), NoMatch),
         malformed("a first fragment too short for UDP", fragment(more_fragments, &[0; 7]), UdpTruncated),
-        malformed("a first fragment with UDP length 7", fragment(more_fragments, &udp_with(7, b"data")), UdpLength),
-        pass("a later fragment is not read as a header", V4, fragment(more_fragments | 3, &[0xff; 3]), NoMatch),
+        malformed(
+            "a first fragment with UDP length 7",
+            fragment(more_fragments, &udp_with(7, b"data")),
+            UdpLength,
+        ),
+        pass(
+            "a later fragment is not read as a header",
+            V4,
+            fragment(more_fragments | 3, &[0xff; 3]),
+            NoMatch,
+        ),
         pass("a last fragment of one byte", V4, fragment(185, &[0xff]), NoMatch),
         decided(
             "a later fragment from a blocked source",

@@ -12,8 +12,19 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 pub(super) fn packet<F: Frame + ?Sized>(cursor: &mut Cursor<'_, F>) -> Result<IpPacket, Reason> {
     let available = cursor.remaining();
     let header: [u8; HEADER_LENGTH] = cursor.take().ok_or(Reason::Ipv4Truncated)?;
-    let [version_and_length, _, total_high, total_low, _, _, fragment_high, fragment_low, hop_limit, protocol, ..] =
-        header;
+    let [
+        version_and_length,
+        _,
+        total_high,
+        total_low,
+        _,
+        _,
+        fragment_high,
+        fragment_low,
+        hop_limit,
+        protocol,
+        ..,
+    ] = header;
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
 
     if version_and_length >> 4 != 4 {

@@ -64,7 +64,8 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     let warnings = warnings(&filter, action, &prefixes, &current)?;
 
     let now = monotonic_now();
-    let views = |entries: &[Entry]| entries.iter().map(|entry| EntryView::new(entry, now)).collect::<Vec<_>>();
+    let views =
+        |entries: &[Entry]| entries.iter().map(|entry| EntryView::new(entry, now)).collect::<Vec<_>>();
     let report = Added {
         added: views(&effect.added),
         changed: views(&effect.changed),
@@ -87,7 +88,11 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
 /// Entries one by one if they are few, otherwise their number.
 fn tell(action: Action, what: &str, views: &[EntryView]) -> Result<()> {
     if views.len() > MOST_TOLD {
-        return output::line(&format!("{what}: {} {} entries", output::grouped(views.len() as u64), action.name()));
+        return output::line(&format!(
+            "{what}: {} {} entries",
+            output::grouped(views.len() as u64),
+            action.name()
+        ));
     }
     for view in views {
         output::line(&format!("{what}: {} {}, {}", action.name(), view.prefix, output::lifetime(view)))?;
@@ -190,10 +195,16 @@ fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
     } else {
         tell(action, "removed", &report.removed)?;
         for still in report.still_covered.iter().take(MOST_TOLD) {
-            output::note(&format!("note: {} is still covered by {} {}", still.prefix, action.name(), still.by));
+            output::note(&format!(
+                "note: {} is still covered by {} {}",
+                still.prefix,
+                action.name(),
+                still.by
+            ));
         }
         for NotFound { prefix, covered_by } in report.not_found.iter().take(MOST_TOLD) {
-            let covered = covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
+            let covered =
+                covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
             output::note(&format!("no {} entry {prefix}{covered}", action.name()));
         }
         if report.not_found.len() > MOST_TOLD {
@@ -248,7 +259,11 @@ fn flush(global: &Global, action: Action) -> Result<Exit> {
         let removed = removed.iter().map(|entry| EntryView::new(entry, now)).collect();
         output::json(Removed { removed, not_found: Vec::new(), still_covered: Vec::new() })?;
     } else {
-        output::line(&format!("removed: {} {} entries", output::grouped(removed.len() as u64), action.name()))?;
+        output::line(&format!(
+            "removed: {} {} entries",
+            output::grouped(removed.len() as u64),
+            action.name()
+        ))?;
     }
     Ok(Exit::Done)
 }
@@ -319,9 +334,17 @@ mod tests {
         let error = read_lines(&b"192.0.2.7\nx\n192.0.2.7/24\n\xff"[..], false, 100).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Usage);
         let text = error.to_string();
-        assert!(text.contains("line 2: `x`") && text.contains("line 3: ") && text.contains("line 4: "), "{text}");
+        assert!(
+            text.contains("line 2: `x`") && text.contains("line 3: ") && text.contains("line 4: "),
+            "{text}"
+        );
         let many = "x\n".repeat(1000);
-        assert!(read_lines(many.as_bytes(), false, 10_000).unwrap_err().to_string().ends_with("and 980 more lines"));
+        assert!(
+            read_lines(many.as_bytes(), false, 10_000)
+                .unwrap_err()
+                .to_string()
+                .ends_with("and 980 more lines")
+        );
     }
 
     #[test]

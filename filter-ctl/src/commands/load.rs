@@ -25,8 +25,14 @@ pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
     let mut interfaces = args.interfaces.clone();
     let mut seen = std::collections::HashSet::new();
     interfaces.retain(|name| seen.insert(name.clone()));
-    let outcomes =
-        filter::load(&global.pins(), &interfaces, args.mode, args.max_entries, global.lock_wait, global.verbose)?;
+    let outcomes = filter::load(
+        &global.pins(),
+        &interfaces,
+        args.mode,
+        args.max_entries,
+        global.lock_wait,
+        global.verbose,
+    )?;
     if global.json {
         let interfaces = interfaces.iter().zip(&outcomes);
         let interfaces = interfaces.map(|(interface, outcome)| InterfaceReport {
@@ -40,7 +46,9 @@ pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
             let mode = args.mode.name();
             match outcome {
                 LoadOutcome::Loaded => output::line(&format!("{interface}: filtering in {mode} mode"))?,
-                LoadOutcome::AlreadyLoaded => output::line(&format!("{interface}: was already filtering in {mode} mode"))?,
+                LoadOutcome::AlreadyLoaded => {
+                    output::line(&format!("{interface}: was already filtering in {mode} mode"))?
+                }
             }
         }
     }

@@ -16,7 +16,8 @@ use crate::host::monotonic_now;
 use crate::kernel::Filter;
 use crate::output::{self, EntryView};
 use crate::stats::{
-    EntryCounts, EntryFigures, Figures, InterfaceCounts, InterfaceFigures, Snapshot, by_interface, top_entries,
+    EntryCounts, EntryFigures, Figures, InterfaceCounts, InterfaceFigures, Snapshot, by_interface,
+    top_entries,
 };
 
 /// Clears the terminal and moves to its top (ECMA-48 CUP and ED).
@@ -77,16 +78,18 @@ fn snapshot(filter: &Filter) -> Result<Snapshot> {
         if slot == TEST_SLOT || name.is_empty() {
             continue;
         }
-        let by_reason =
-            Reason::ALL.iter().map(|reason| Ok((*reason, maps.counter(slot, *reason)?))).collect::<Result<_>>()?;
+        let by_reason = Reason::ALL
+            .iter()
+            .map(|reason| Ok((*reason, maps.counter(slot, *reason)?)))
+            .collect::<Result<_>>()?;
         let name = String::from_utf8_lossy(name).into_owned();
         interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
     }
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     let entries = filter.entries()?;
-    let entries = entries.wanted().map(|(id, entry)| {
-        Ok(EntryCounts { id, entry: entry.clone(), counter: maps.entry_counter(id)? })
-    });
+    let entries = entries
+        .wanted()
+        .map(|(id, entry)| Ok(EntryCounts { id, entry: entry.clone(), counter: maps.entry_counter(id)? }));
     Ok(Snapshot { at, interfaces, entries: entries.collect::<Result<_>>()? })
 }
 
@@ -105,10 +108,16 @@ fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Report {
 
 fn print(report: &Report) -> Result<()> {
     const NUMBERS: [&str; 4] = ["packets", "bytes", "packets/s", "bytes/s"];
-    let mut table = output::table(&["interface", "verdict", "reason", "packets", "bytes", "packets/s", "bytes/s"], &NUMBERS);
+    let mut table = output::table(
+        &["interface", "verdict", "reason", "packets", "bytes", "packets/s", "bytes/s"],
+        &NUMBERS,
+    );
     for interface in &report.interfaces {
         for (verdict, total) in [("drop", &interface.dropped), ("pass", &interface.passed)] {
-            table.add_row(row([Cell::new(&interface.interface), output::coloured(verdict), Cell::new("total")], total));
+            table.add_row(row(
+                [Cell::new(&interface.interface), output::coloured(verdict), Cell::new("total")],
+                total,
+            ));
             let mut reasons: Vec<_> = interface
                 .reasons
                 .iter()

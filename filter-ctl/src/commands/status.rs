@@ -79,11 +79,23 @@ pub fn run(global: &Global) -> Result<Exit> {
             let then = SystemTime::now().checked_sub(Duration::from_secs(age_s.into()))?;
             Some(humantime::format_rfc3339_seconds(then).to_string())
         });
-        interfaces.push(InterfaceReport { interface: name, state, device, mode, program_id, loaded_at, loaded_for_s });
+        interfaces.push(InterfaceReport {
+            interface: name,
+            state,
+            device,
+            mode,
+            program_id,
+            loaded_at,
+            loaded_for_s,
+        });
     }
     let some_are_gone = interfaces.iter().any(|interface| interface.device.is_none());
     let report = Report { version: env!("CARGO_PKG_VERSION"), abi: ABI_VERSION, entries: counts, interfaces };
-    if global.json { output::json(&report)? } else { print(&report)? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        print(&report)?
+    }
     Ok(if some_are_gone { Exit::Partly } else { Exit::Done })
 }
 
@@ -100,7 +112,9 @@ fn print(report: &Report) -> Result<()> {
             output::coloured(interface.state),
             Cell::new(interface.mode.map_or("-", Mode::name)),
             Cell::new(interface.program_id),
-            Cell::new(interface.loaded_for_s.map_or("-".into(), |age_s| format!("{} ago", output::span(age_s)))),
+            Cell::new(
+                interface.loaded_for_s.map_or("-".into(), |age_s| format!("{} ago", output::span(age_s))),
+            ),
         ]);
     }
     output::print_table(&table)?;

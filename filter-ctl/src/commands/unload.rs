@@ -17,7 +17,8 @@ struct Report {
 
 pub fn run(global: &Global, args: &UnloadArgs) -> Result<Exit> {
     let named = (!args.all).then_some(args.interfaces.as_slice());
-    let Unloaded { interfaces, everything, entries } = filter::unload(&global.pins(), named, global.lock_wait)?;
+    let Unloaded { interfaces, everything, entries } =
+        filter::unload(&global.pins(), named, global.lock_wait)?;
     if global.json {
         output::json(Report { interfaces, everything_removed: everything, entries_removed: entries })?;
         return Ok(Exit::Done);
@@ -26,7 +27,9 @@ pub fn run(global: &Global, args: &UnloadArgs) -> Result<Exit> {
         output::line(&format!("{interface}: no longer filtered"))?;
     }
     if everything {
-        output::line(&format!("nothing is filtered any more; {entries} entries and all counters were removed"))?;
+        output::line(&format!(
+            "nothing is filtered any more; {entries} entries and all counters were removed"
+        ))?;
     }
     Ok(Exit::Done)
 }

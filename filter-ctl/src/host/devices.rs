@@ -7,9 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr};
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
-};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
 use serde::Serialize;
 
 use super::block_on;
@@ -69,10 +67,16 @@ pub struct Device {
 /// If netlink can't be used.
 pub fn devices() -> Result<Vec<Device>> {
     block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().context("could not open a netlink socket")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("could not open a netlink socket")?;
         tokio::spawn(connection);
-        let messages: Vec<LinkMessage> =
-            handle.link().get().execute().try_collect().await.context("could not list the network devices")?;
+        let messages: Vec<LinkMessage> = handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("could not list the network devices")?;
         Ok(messages.into_iter().map(device).collect())
     })
 }
@@ -160,7 +164,8 @@ pub fn offloads(device: &str) -> Offloads {
             for attribute in messages.into_iter().flat_map(|message| message.payload.nlas) {
                 if let EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) = attribute {
                     let active = bits.into_iter().filter(|bit| bit.value).map(|bit| bit.name);
-                    offloads.in_the_way = active.filter(|name| matches!(name.as_str(), "rx-lro" | "rx-gro-hw")).collect();
+                    offloads.in_the_way =
+                        active.filter(|name| matches!(name.as_str(), "rx-lro" | "rx-gro-hw")).collect();
                 }
             }
         }
@@ -169,10 +174,14 @@ pub fn offloads(device: &str) -> Offloads {
             let (mut in_use, mut most) = (0, 0);
             for attribute in messages.into_iter().flat_map(|message| message.payload.nlas) {
                 match attribute {
-                    EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(count) | EthtoolChannelAttr::RxCount(count)) => {
+                    EthtoolAttr::Channel(
+                        EthtoolChannelAttr::CombinedCount(count) | EthtoolChannelAttr::RxCount(count),
+                    ) => {
                         in_use = count.max(in_use);
                     }
-                    EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count) | EthtoolChannelAttr::RxMax(count)) => {
+                    EthtoolAttr::Channel(
+                        EthtoolChannelAttr::CombinedMax(count) | EthtoolChannelAttr::RxMax(count),
+                    ) => {
                         most = count.max(most);
                     }
                     _ => {}

@@ -26,18 +26,29 @@ pub struct Addresses {
 /// If netlink can't be used.
 pub fn addresses() -> Result<Addresses> {
     block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().context("could not open a netlink socket")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("could not open a netlink socket")?;
         tokio::spawn(connection);
-        let messages: Vec<AddressMessage> =
-            handle.address().get().execute().try_collect().await.context("could not list this host's addresses")?;
+        let messages: Vec<AddressMessage> = handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("could not list this host's addresses")?;
         let own = messages.into_iter().filter_map(own_address).collect();
 
         let mut gateways = Vec::new();
         for family in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
-            let routes: Vec<RouteMessage> =
-                handle.route().get(family).execute().try_collect().await.context("could not list the routes")?;
+            let routes: Vec<RouteMessage> = handle
+                .route()
+                .get(family)
+                .execute()
+                .try_collect()
+                .await
+                .context("could not list the routes")?;
             let default = routes.into_iter().filter(|route| route.header.destination_prefix_length == 0);
             gateways.extend(default.flat_map(|route| next_hops(&route.attributes)));
         }
@@ -68,7 +79,9 @@ fn next_hops(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
             | RouteAttribute::Via(RouteVia::Inet(address)) => vec![IpAddr::V4(*address)],
             RouteAttribute::Gateway(RouteAddress::Inet6(address))
             | RouteAttribute::Via(RouteVia::Inet6(address)) => vec![IpAddr::V6(*address)],
-            RouteAttribute::MultiPath(hops) => hops.iter().flat_map(|hop| next_hops(&hop.attributes)).collect(),
+            RouteAttribute::MultiPath(hops) => {
+                hops.iter().flat_map(|hop| next_hops(&hop.attributes)).collect()
+            }
             _ => Vec::new(),
         })
         .collect()

@@ -39,8 +39,9 @@ fn peers_among(sockets: &[TcpNetEntry], of_ssh_servers: &HashSet<u64>) -> Vec<Ip
 /// read meanwhile are passed over.
 fn sockets_of_ssh_servers() -> HashSet<u64> {
     let processes = procfs::process::all_processes().into_iter().flatten().flatten();
-    let servers = processes
-        .filter(|process| process.stat().is_ok_and(|stat| stat.comm.starts_with("sshd") || stat.comm == "dropbear"));
+    let servers = processes.filter(|process| {
+        process.stat().is_ok_and(|stat| stat.comm.starts_with("sshd") || stat.comm == "dropbear")
+    });
     let descriptors = servers.filter_map(|server| server.fd().ok()).flatten().flatten();
     descriptors
         .filter_map(|descriptor| match descriptor.target {

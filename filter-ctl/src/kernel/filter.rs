@@ -71,7 +71,8 @@ impl Filter {
             if slot.state == entry_state::FREE {
                 continue;
             }
-            let known = matches!(slot.state, entry_state::ADDING | entry_state::ACTIVE | entry_state::REMOVING);
+            let known =
+                matches!(slot.state, entry_state::ADDING | entry_state::ACTIVE | entry_state::REMOVING);
             let entry = Entry::from_abi(&slot).filter(|_| known);
             let entry = entry.with_context(|| {
                 format!("entry {id} holds something that filter-ctl never writes; `filter-ctl unload --all` and load again")
@@ -120,7 +121,9 @@ impl Filter {
                 let undone = self.undo(current, &plan);
                 match undone {
                     Ok(()) => Err(error.context("nothing was changed")),
-                    Err(undo) => Err(anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}")))),
+                    Err(undo) => {
+                        Err(anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}"))))
+                    }
                 }
             }
         }
@@ -202,8 +205,9 @@ impl Filter {
         self.recover()
     }
 
-    /// Finishes a change that was interrupted.
+    /// Finishes a change that was interrupted, and frees the slots of interfaces whose loading was.
     fn recover(&mut self) -> Result<()> {
+        interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
         let entries = self.entries()?;
         if !entries.is_interrupted() {
             return Ok(());
@@ -243,7 +247,10 @@ pub fn load(
         ),
         (existing, asked) => existing.or(asked).unwrap_or(filter_common::abi::DEFAULT_MAX_ENTRIES),
     };
-    ensure!((1..=LARGEST_MAX_ENTRIES).contains(&max_entries), "--max-entries must be from 1 to {LARGEST_MAX_ENTRIES}");
+    ensure!(
+        (1..=LARGEST_MAX_ENTRIES).contains(&max_entries),
+        "--max-entries must be from 1 to {LARGEST_MAX_ENTRIES}"
+    );
 
     let mut loaded = Vec::new();
     let result = load_locked(pins, lock, &targets, mode, max_entries, verbose, &mut loaded);
@@ -288,6 +295,7 @@ fn load_locked(
                 mode.name()
             ),
             None => {
+                refuse_taken_name(&present, device)?;
                 interface::attach(pins, &mut filter.maps, device, mode, monotonic_now_s(), verbose)?;
                 loaded.push(device.name.clone());
                 outcomes.push(LoadOutcome::Loaded);
@@ -297,13 +305,26 @@ fn load_locked(
     Ok(outcomes)
 }
 
+/// Refuses a device whose name is that under which another, renamed since, was loaded: its pins would be replaced,
+/// and the other device would silently no longer be filtered.
+fn refuse_taken_name(present: &[Loaded], device: &Device) -> Result<()> {
+    match present.iter().find(|loaded| loaded.name == device.name).map(|loaded| &loaded.state) {
+        Some(State::Attached { device: other, .. }) => bail!(
+            "{}: {other} was loaded under this name and renamed since; `filter-ctl unload {other}` and load it again first",
+            device.name
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// The devices to load, all of which must exist.
 fn targets(interfaces: &[String]) -> Result<Vec<Device>> {
     let devices = devices::devices()?;
     let mut targets: Vec<Device> = Vec::new();
     for name in interfaces {
         let Some(device) = devices.iter().find(|device| device.name == *name) else {
-            let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo").collect();
+            let names: Vec<_> =
+                devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo").collect();
             bail!("{name}: no such interface; there are {}", names.join(", "));
         };
         ensure!(
@@ -361,7 +382,8 @@ fn pinned_names(pins: &Pins, names: &[String], present: &[String]) -> Result<Vec
         let pinned = if present.contains(name) {
             Some(name.clone())
         } else {
-            let now_called = |loaded: &Loaded| matches!(&loaded.state, State::Attached { device, .. } if device == name);
+            let now_called =
+                |loaded: &Loaded| matches!(&loaded.state, State::Attached { device, .. } if device == name);
             inspect_all(pins)?.into_iter().find(now_called).map(|loaded| loaded.name)
         };
         let Some(pinned) = pinned else {

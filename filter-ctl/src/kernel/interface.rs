@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use rustix::io::Errno;
 use filter_common::abi::{self, Capacity, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM, TEST_SLOT};
+use rustix::io::Errno;
 
 use super::errno_of;
 use super::maps::Maps;
@@ -59,8 +59,10 @@ pub struct Loaded {
 /// If its link can't be opened.
 pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     let path = pins.link(name);
-    let link = PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let info = FdLink::from(link).info().with_context(|| format!("could not query the link {}", path.display()))?;
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let info =
+        FdLink::from(link).info().with_context(|| format!("could not query the link {}", path.display()))?;
     let program_id = info.program_id();
     // Each interface has a program of its own, so the program tells the device, whatever its name is now.
     let state = match devices.iter().find(|device| device.runs(program_id)) {
@@ -121,7 +123,11 @@ fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
     let shown = if verbose { lines.len() } else { VERIFIER_LINES.min(lines.len()) };
     let omitted = lines.len() - shown;
     let tail = lines[omitted..].join("\n");
-    let hint = if omitted > 0 { format!("\n({omitted} lines before these; all with --verbose)") } else { String::new() };
+    let hint = if omitted > 0 {
+        format!("\n({omitted} lines before these; all with --verbose)")
+    } else {
+        String::new()
+    };
     anyhow!(io_error).context(format!("the kernel's verifier refused the program:\n{tail}{hint}"))
 }
 
@@ -130,7 +136,14 @@ fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
 /// # Errors
 ///
 /// A [`Refusal`] where the kernel or the driver said no; then nothing is attached or pinned.
-pub fn attach(pins: &Pins, maps: &mut Maps, device: &Device, mode: Mode, now_s: u32, verbose: bool) -> Result<()> {
+pub fn attach(
+    pins: &Pins,
+    maps: &mut Maps,
+    device: &Device,
+    mode: Mode,
+    now_s: u32,
+    verbose: bool,
+) -> Result<()> {
     let name = &device.name;
     let slot = take_slot(maps, device, now_s)?;
     let result = (|| {
@@ -150,13 +163,14 @@ pub fn attach(pins: &Pins, maps: &mut Maps, device: &Device, mode: Mode, now_s: 
             .map_err(|error| refusal(name, device.ifindex, mode, error))?;
         let link = program.take_link(id).context("the link just made is not there")?;
         // On EINVAL aya attaches by netlink, without a link that could be pinned. Dropping it detaches.
-        let link = FdLink::try_from(link).map_err(|_| {
-            refusal_for(name, device.ifindex, mode, Errno::INVAL.raw_os_error())
-        })?;
+        let link = FdLink::try_from(link)
+            .map_err(|_| refusal_for(name, device.ifindex, mode, Errno::INVAL.raw_os_error()))?;
         remove_pin(&pins.link(name))?;
         // The link is attached while its descriptor is open or it is pinned: dying here detaches it.
-        let pinned = link.pin(pins.link(name)).with_context(|| format!("could not pin the link of {name}"))?;
-        let verified = devices::devices().and_then(|devices| verify(pins, device, mode, program_id, &devices));
+        let pinned =
+            link.pin(pins.link(name)).with_context(|| format!("could not pin the link of {name}"))?;
+        let verified =
+            devices::devices().and_then(|devices| verify(pins, device, mode, program_id, &devices));
         if verified.is_err() {
             // The pin goes first: afterwards the descriptor is all that holds the link.
             let _ = pinned.unpin();
@@ -180,9 +194,18 @@ fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32, devices: &[
         loaded.program_id
     );
     match loaded.state {
-        State::Attached { ifindex, mode: true_mode, .. } if ifindex == device.ifindex && true_mode == mode => Ok(()),
+        State::Attached { ifindex, mode: true_mode, .. }
+            if ifindex == device.ifindex && true_mode == mode =>
+        {
+            Ok(())
+        }
         State::Attached { mode: true_mode, .. } => {
-            bail!("{}: {} mode was asked for, and the kernel chose {} mode", device.name, mode.name(), true_mode.name())
+            bail!(
+                "{}: {} mode was asked for, and the kernel chose {} mode",
+                device.name,
+                mode.name(),
+                true_mode.name()
+            )
         }
         State::Gone => bail!("{}: the interface vanished while the filter was being loaded", device.name),
     }
@@ -197,7 +220,8 @@ pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
     // Removing the last reference to a link detaches it, whether or not its device still exists. The kernel
     // does so at once only when that reference is a descriptor; after a pin it comes some time later.
     let path = pins.link(name);
-    let link = PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
     let link = link.unpin().with_context(|| format!("could not remove the pin {}", path.display()))?;
     let program_id = link.info().with_context(|| format!("could not query the link of {name}"))?.program_id();
     drop(link);
@@ -226,9 +250,14 @@ fn take_slot(maps: &mut Maps, device: &Device, now_s: u32) -> Result<u32> {
         Some(slot) => slot,
         None => {
             let slots = maps.interfaces()?;
-            let free = (0..).zip(slots).find(|(slot, interface)| *slot != TEST_SLOT && interface.name == [0; 16]);
+            let free =
+                (0..).zip(slots).find(|(slot, interface)| *slot != TEST_SLOT && interface.name == [0; 16]);
             let Some((slot, _)) = free else {
-                bail!("{}: all {} interface slots are taken; unload another interface first", device.name, abi::INTERFACE_SLOTS - 1);
+                bail!(
+                    "{}: all {} interface slots are taken; unload another interface first",
+                    device.name,
+                    abi::INTERFACE_SLOTS - 1
+                );
             };
             maps.zero_interface(slot)?;
             slot
@@ -236,6 +265,23 @@ fn take_slot(maps: &mut Maps, device: &Device, now_s: u32) -> Result<u32> {
     };
     maps.set_interface(slot, &interface)?;
     Ok(slot)
+}
+
+/// Frees the slots of interfaces that have no link: what a load that died left behind. Needs the lock, since a
+/// load takes its slot before it has a link.
+///
+/// # Errors
+///
+/// If the map or the pins can't be read.
+pub fn release_unpinned_slots(pins: &Pins, maps: &mut Maps) -> Result<()> {
+    let loaded = pins.loaded_interfaces()?;
+    for (slot, interface) in (0..).zip(maps.interfaces()?) {
+        let is_loaded = || loaded.iter().any(|name| padded(name).is_ok_and(|name| name == interface.name));
+        if interface != abi::Interface::default() && !is_loaded() {
+            maps.set_interface(slot, &abi::Interface::default())?;
+        }
+    }
+    Ok(())
 }
 
 fn release_slot(maps: &mut Maps, name: &str) -> Result<()> {
@@ -247,7 +293,10 @@ fn release_slot(maps: &mut Maps, name: &str) -> Result<()> {
 
 fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     let mut padded = [0; INTERFACE_NAME_LENGTH];
-    ensure!(!name.is_empty() && name.len() < INTERFACE_NAME_LENGTH, "`{name}` can't be the name of an interface");
+    ensure!(
+        !name.is_empty() && name.len() < INTERFACE_NAME_LENGTH,
+        "`{name}` can't be the name of an interface"
+    );
     padded[..name.len()].copy_from_slice(name.as_bytes());
     Ok(padded)
 }
@@ -281,7 +330,9 @@ fn refusal_for(name: &str, ifindex: u32, mode: Mode, errno: i32) -> Refusal {
     let attempt = Attempt {
         driver: device.as_ref().and_then(Device::driver),
         other_program: other.and_then(program_name),
-        peer_mtu: peer.and_then(|peer| devices.iter().find(|device| device.ifindex == peer)).map(|peer| peer.mtu),
+        peer_mtu: peer
+            .and_then(|peer| devices.iter().find(|device| device.ifindex == peer))
+            .map(|peer| peer.mtu),
         offloads: devices::offloads(name),
         capabilities: effective_capabilities().unwrap_or(u64::MAX),
         kernel: kernel_version().unwrap_or((u32::MAX, 0)),
@@ -293,7 +344,8 @@ fn refusal_for(name: &str, ifindex: u32, mode: Mode, errno: i32) -> Refusal {
 
 /// Names the missing capabilities where the kernel refused for want of one.
 fn explained(error: anyhow::Error) -> anyhow::Error {
-    let denied = matches!(errno_of(error.as_ref()).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS));
+    let denied =
+        matches!(errno_of(error.as_ref()).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS));
     match effective_capabilities().map(missing_capabilities) {
         Some(missing) if denied && !missing.is_empty() => {
             error.context(format!("this process lacks {}; run it as root or grant these", missing.join(", ")))

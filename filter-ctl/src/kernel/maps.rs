@@ -5,11 +5,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
-use filter_common::abi::{
-    self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, Entry, HEADER, Header, INTERFACE_SLOTS, INTERFACES, Interface,
-    MapSpec, REASON_SLOTS, Record, counter_index,
-};
 use filter_common::Reason;
+use filter_common::abi::{
+    self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, Entry, HEADER, Header, INTERFACE_SLOTS, INTERFACES,
+    Interface, MapSpec, REASON_SLOTS, Record, counter_index,
+};
 
 use super::pins::{NotLoaded, Pins};
 use crate::policy::{self, Action, Network};
@@ -54,7 +54,8 @@ impl Shape {
 ///
 /// If a map is missing (unless `partly`), can't be opened, or does not have the expected shape.
 pub fn existing_max_entries(pins: &Pins, partly: bool) -> Result<Option<u32>> {
-    let (present, missing): (Vec<&MapSpec>, Vec<&MapSpec>) = abi::MAPS.iter().partition(|spec: &&MapSpec| pins.map(spec).exists());
+    let (present, missing): (Vec<&MapSpec>, Vec<&MapSpec>) =
+        abi::MAPS.iter().partition(|spec: &&MapSpec| pins.map(spec).exists());
     if let (Some(spec), false, false) = (missing.first(), present.is_empty(), partly) {
         bail!(
             "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
@@ -64,7 +65,8 @@ pub fn existing_max_entries(pins: &Pins, partly: bool) -> Result<Option<u32>> {
     let mut max_entries = None;
     for spec in present {
         let path = pins.map(spec);
-        let shape = Shape::of_pin(pins, spec).with_context(|| format!("could not open the map {}", path.display()))?;
+        let shape = Shape::of_pin(pins, spec)
+            .with_context(|| format!("could not open the map {}", path.display()))?;
         if spec.capacity == abi::Capacity::Entries && max_entries.is_none() {
             max_entries = Some(shape.elements.saturating_sub(1));
         }
@@ -136,7 +138,9 @@ impl Maps {
     /// Notes that ids up to `id` may be in use.
     pub fn raise_highest_entry(&mut self, id: u32) -> Result<()> {
         if id > self.highest_entry()? {
-            self.header.set(0, Header { highest_entry: id }, 0).context("could not write the map `header`")?;
+            self.header
+                .set(0, Header { highest_entry: id }, 0)
+                .context("could not write the map `header`")?;
         }
         Ok(())
     }
@@ -153,18 +157,21 @@ impl Maps {
 
     /// What an entry has counted, over all CPUs.
     pub fn entry_counter(&self, id: u32) -> Result<Counter> {
-        read_counter(&self.entry_counters, id).with_context(|| format!("could not read the counters of entry {id}"))
+        read_counter(&self.entry_counters, id)
+            .with_context(|| format!("could not read the counters of entry {id}"))
     }
 
     /// Zeroes what an entry has counted.
     pub fn zero_entry_counter(&mut self, id: u32) -> Result<()> {
-        zero_counter(&mut self.entry_counters, id).with_context(|| format!("could not zero the counters of entry {id}"))
+        zero_counter(&mut self.entry_counters, id)
+            .with_context(|| format!("could not zero the counters of entry {id}"))
     }
 
     /// What an interface slot has counted for a reason, over all CPUs.
     pub fn counter(&self, slot: u32, reason: Reason) -> Result<Counter> {
-        read_counter(&self.counters, counter_index(slot, reason))
-            .with_context(|| format!("could not read the counter `{}` of interface slot {slot}", reason.name()))
+        read_counter(&self.counters, counter_index(slot, reason)).with_context(|| {
+            format!("could not read the counter `{}` of interface slot {slot}", reason.name())
+        })
     }
 
     /// Zeroes all counters of an interface slot, those of reasons yet unknown included.
@@ -186,7 +193,9 @@ impl Maps {
 
     /// Writes an interface slot.
     pub fn set_interface(&mut self, slot: u32, interface: &Interface) -> Result<()> {
-        self.interfaces.set(slot, interface, 0).with_context(|| format!("could not write interface slot {slot}"))
+        self.interfaces
+            .set(slot, interface, 0)
+            .with_context(|| format!("could not write interface slot {slot}"))
     }
 
     /// The record of this prefix or, if it has none, of the longest that covers it.
@@ -200,17 +209,27 @@ impl Maps {
         match found {
             Ok(record) => Ok(Some(record)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("could not look up {} {}", key.action.name(), key.prefix)),
+            Err(error) => {
+                Err(error).with_context(|| format!("could not look up {} {}", key.action.name(), key.prefix))
+            }
         }
     }
 
     /// Sets the record of a prefix.
     pub fn set_record(&mut self, key: &policy::Key, record: Record) -> Result<()> {
         match (key.action, Network::from(key.prefix)) {
-            (Action::Allow, Network::V4(address, length)) => self.allow_v4.insert(&Key::new(length, address), record, 0),
-            (Action::Allow, Network::V6(address, length)) => self.allow_v6.insert(&Key::new(length, address), record, 0),
-            (Action::Block, Network::V4(address, length)) => self.block_v4.insert(&Key::new(length, address), record, 0),
-            (Action::Block, Network::V6(address, length)) => self.block_v6.insert(&Key::new(length, address), record, 0),
+            (Action::Allow, Network::V4(address, length)) => {
+                self.allow_v4.insert(&Key::new(length, address), record, 0)
+            }
+            (Action::Allow, Network::V6(address, length)) => {
+                self.allow_v6.insert(&Key::new(length, address), record, 0)
+            }
+            (Action::Block, Network::V4(address, length)) => {
+                self.block_v4.insert(&Key::new(length, address), record, 0)
+            }
+            (Action::Block, Network::V6(address, length)) => {
+                self.block_v6.insert(&Key::new(length, address), record, 0)
+            }
         }
         .with_context(|| format!("the kernel refused {} {}", key.action.name(), key.prefix))
     }

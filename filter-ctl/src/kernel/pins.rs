@@ -93,7 +93,9 @@ impl Pins {
         let links = match fs::read_dir(self.links()) {
             Ok(links) => links,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(|| format!("could not list {}", self.links().display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("could not list {}", self.links().display()));
+            }
         };
         let mut names = Vec::new();
         for link in links {
@@ -115,7 +117,9 @@ impl Pins {
             match fs::DirBuilder::new().mode(0o700).create(&directory) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| format!("could not create {}", directory.display())),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not create {}", directory.display()));
+                }
             }
         }
         Ok(())
@@ -142,7 +146,9 @@ impl Pins {
     fn check_file_system(&self) -> Result<()> {
         let root = self.root.display();
         let (Some(parent), Some(name)) = (self.root.parent(), self.root.file_name()) else {
-            bail!("the pin root must be a directory on a BPF file system, such as {DEFAULT_ROOT}; it is {root}");
+            bail!(
+                "the pin root must be a directory on a BPF file system, such as {DEFAULT_ROOT}; it is {root}"
+            );
         };
         ensure!(
             !name.to_string_lossy().contains('.'),
@@ -150,8 +156,8 @@ impl Pins {
         );
         let directory = File::open(parent)
             .with_context(|| format!("the pin root's parent {} can't be opened", parent.display()))?;
-        let statistics =
-            fstatfs(&directory).with_context(|| format!("could not query the file system of {}", parent.display()))?;
+        let statistics = fstatfs(&directory)
+            .with_context(|| format!("could not query the file system of {}", parent.display()))?;
         // The magic is an unsigned 32-bit number in a field whose type differs between architectures.
         if u64::try_from(statistics.f_type).ok().map(|magic| magic & 0xffff_ffff) != Some(BPF_FS_MAGIC) {
             bail!(
@@ -208,10 +214,16 @@ impl Lock {
             let directory = match File::open(root) {
                 Ok(directory) => directory,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(NotLoaded(format!("nothing is pinned at {}; start with `filter-ctl load IFACE`", root.display())).into());
+                    return Err(NotLoaded(format!(
+                        "nothing is pinned at {}; start with `filter-ctl load IFACE`",
+                        root.display()
+                    ))
+                    .into());
                 }
                 Err(error) => {
-                    return Err(error).with_context(|| format!("could not open the pin root {} (is this root?)", root.display()));
+                    return Err(error).with_context(|| {
+                        format!("could not open the pin root {} (is this root?)", root.display())
+                    });
                 }
             };
             check_owner(root, &directory)?;
@@ -220,7 +232,9 @@ impl Lock {
                 Ok(()) if is_still_at(root, &directory)? => return Ok(Self { _directory: directory }),
                 Ok(()) => continue,
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(error).with_context(|| format!("could not lock {}", root.display())),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not lock {}", root.display()));
+                }
             }
             if Instant::now() >= deadline {
                 bail!(

@@ -105,7 +105,9 @@ fn cause(errno: Errno, attempt: &Attempt) -> Cause {
             return Cause::OtherProgram { name: attempt.other_program.clone(), attached };
         }
         // Before 5.9 the command itself is unknown, whatever the device.
-        Errno::INVAL if attempt.kernel < BPF_LINK_XDP => return Cause::KernelTooOld { kernel: attempt.kernel },
+        Errno::INVAL if attempt.kernel < BPF_LINK_XDP => {
+            return Cause::KernelTooOld { kernel: attempt.kernel };
+        }
         Errno::NOSPC if is_veth => return Cause::VethQueues { rx_queues: device.rx_queues },
         _ => {}
     }
@@ -141,7 +143,9 @@ pub fn missing_capabilities(effective: u64) -> Vec<&'static str> {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interface = &self.interface;
-        let driver = |driver: &Option<String>| driver.as_deref().map_or("the driver".into(), |name| format!("the driver {name}"));
+        let driver = |driver: &Option<String>| {
+            driver.as_deref().map_or("the driver".into(), |name| format!("the driver {name}"))
+        };
         write!(f, "{interface}: ")?;
         match &self.cause {
             Cause::Vanished => write!(f, "the interface vanished while the filter was being loaded"),
@@ -173,7 +177,8 @@ impl fmt::Display for Refusal {
             ),
             Cause::Offloads { names } => {
                 // The short names are the ones that ethtool takes on every version.
-                let short: Vec<_> = names.iter().map(|name| if name == "rx-lro" { "lro" } else { name }).collect();
+                let short: Vec<_> =
+                    names.iter().map(|name| if name == "rx-lro" { "lro" } else { name }).collect();
                 write!(
                     f,
                     "the driver refused native mode while {} is on; turn it off with `ethtool -K {interface} {} off`",
@@ -189,7 +194,10 @@ impl fmt::Display for Refusal {
             Cause::Mtu { mtu, largest, of_peer } => {
                 let whose = if *of_peer { "the peer's MTU" } else { "the MTU" };
                 match mtu {
-                    Some(mtu) => write!(f, "{whose} of {mtu} is over {largest}, the largest for native mode; lower it")?,
+                    Some(mtu) => write!(
+                        f,
+                        "{whose} of {mtu} is over {largest}, the largest for native mode; lower it"
+                    )?,
                     None => write!(f, "{whose} is over {largest}, the largest for native mode; lower it")?,
                 }
                 if !of_peer {
@@ -254,7 +262,11 @@ mod tests {
     fn the_largest_mtu_is_the_drivers() {
         for (driver, largest) in [("ixgbe", 3050), ("ena", 3498), ("igc", 1500), ("unheard_of", 3046)] {
             let text = explained(Errno::INVAL, &attempt(driver, 9000));
-            assert!(text.contains(&format!("9000 is over {largest}")) && text.contains(&format!("mtu {largest}`")), "{text}");
+            assert!(
+                text.contains(&format!("9000 is over {largest}"))
+                    && text.contains(&format!("mtu {largest}`")),
+                "{text}"
+            );
         }
         let veth = Attempt { peer_mtu: Some(9000), ..attempt("veth", 1500) };
         assert!(explained(Errno::RANGE, &veth).contains("the peer's MTU of 9000 is over 3506"));
@@ -298,6 +310,9 @@ mod tests {
     fn what_is_unknown_is_said_with_its_errno() {
         let text = explained(Errno::IO, &attempt("ixgbe", 1500));
         assert!(text.contains("ixgbe refused the program") && text.contains("os error 5"), "{text}");
-        assert!(explained(Errno::INVAL, &Attempt { capabilities: u64::MAX, ..Attempt::default() }).contains("vanished"));
+        assert!(
+            explained(Errno::INVAL, &Attempt { capabilities: u64::MAX, ..Attempt::default() })
+                .contains("vanished")
+        );
     }
 }

@@ -1,72 +1,249 @@
-//! x
+//! The demonstration, `cargo xtask demo`: a service under a flood, without the filter and with it. Every number
+//! it prints was measured in this run, and it fails if a step does not show what it should.
+
+mod console;
 mod traffic;
-use filter_tests::lab::{Host, join};
-use filter_tests::flood::*;
-use std::time::*;
-use std::net::*;
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let kind = if args[1] == "syn" { Kind::Syn } else { Kind::Udp };
-    let queues = args[2].as_str();
-    pin(&[1])?;
-    let server = Host::new("server")?;
-    let internet = Host::new("internet")?;
-    if queues == "1" { join(&server, "ingress0", &internet, "wan0")?; } else {
-        panic!();
-    }
-    server.ip("address add 192.0.2.1/24 dev ingress0")?;
-    server.ip("route add default via 192.0.2.254")?;
-    internet.ip("address add 192.0.2.254/24 dev wan0")?;
-    server.ip("address add 2001:db8:1::1/64 dev ingress0 nodad")?;
-    server.ip("route add default via 2001:db8:1::fe")?;
-    internet.ip("address add 2001:db8:1::fe/64 dev wan0 nodad")?;
-    let mut pairs = vec![];
-    for i in 1..=9 { let a: IpAddr = format!("198.51.100.{i}").parse()?; internet.ip(&format!("address add {a}/32 dev lo"))?; pairs.push((a, "192.0.2.1:80".parse()?)); }
-    for i in 1..=3 { let a: IpAddr = format!("2001:db8:c::{i}").parse()?; internet.ip(&format!("address add {a}/128 dev lo nodad"))?; pairs.push((a, "[2001:db8:1::1]:80".parse()?)); }
-    server.sh("ethtool", ["-K", "ingress0", "gro", "on"])?;
-    traffic::serve(&server, 80)?;
-    internet.run(|| pin(&[0]))?;
-    server.run(|| std::fs::write("/sys/class/net/ingress0/queues/rx-0/rps_cpus", "2"))?;
-    internet.run(|| std::fs::write("/sys/class/net/wan0/queues/rx-0/rps_cpus", "1"))?;
-    let clients = traffic::Clients::start(&internet, &pairs);
-    let p = |t: &str| filter_ctl::policy::Prefix::parse(t, false).unwrap();
-    let waves = [Wave { kind, target: "192.0.2.1:80".parse()?, sources: vec![p("203.0.113.0/24"), p("198.18.66.0/23")] },
-      Wave { kind, target: "[2001:db8:1::1]:80".parse()?, sources: vec![p("2001:db8:bad::/48")] }];
-    let flood = Flood::new(&internet, "wan0", &server, "ingress0", &waves)?;
-    let rx = || server.read("/sys/class/net/ingress0/statistics/rx_packets".into()).unwrap().parse::<u64>().unwrap();
-    let look = |what: &str, s: u64| {
-        let sent = || flood.sent().unwrap().iter().map(|x| x.1).sum::<u64>();
-        let (a, f) = clients.tally(); let r = rx(); let se = sent(); let l = flood.lost().unwrap();
-        let stat0 = std::fs::read_to_string("/proc/stat").unwrap();
-        let t = Instant::now();
-        std::thread::sleep(Duration::from_secs(s));
-        let d = t.elapsed().as_secs_f64();
-        let (a2, f2) = clients.tally();
-        println!("{what:20} answered {:.0}/s failed {:.1}/s  sent {:.0}/s rx {:.0}/s lost {:.0}/s", (a2-a) as f64/d, (f2-f) as f64/d, (sent()-se) as f64/d, (rx()-r) as f64/d, (flood.lost().unwrap() - l) as f64/d);
-        let stat1 = std::fs::read_to_string("/proc/stat").unwrap();
-        for (x, y) in stat0.lines().zip(stat1.lines()).skip(1).take(2) {
-            let g = |s: &str| s.split_whitespace().skip(1).map(|x| x.parse::<u64>().unwrap()).collect::<Vec<_>>();
-            let (x, y) = (g(x), g(y));
-            println!("     user {} sys {} idle {} softirq {}", y[0]-x[0], y[2]-x[2], y[3]-x[3], y[6]-x[6]);
+mod world;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use filter_tests::flood::Flood;
+
+use crate::console::{Console, INTERRUPTED, Interrupted};
+use crate::traffic::{Clients, Tally};
+use crate::world::{CLIENTS, FLOOD, INGRESS, World};
+
+/// How long each state is measured: hundreds of requests, even under the flood.
+const MEASURED: Duration = Duration::from_secs(4);
+
+/// Time from a change until its effect is measured: connections that lost a packet try again after one second.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Longest flood, if nobody ends it.
+const FLOOD_LIMIT: Duration = Duration::from_secs(45);
+
+/// The least harm that makes a flood: under this share of the quiet rate.
+const HURT: f64 = 0.5;
+
+/// What counts as recovered: over this share of the quiet rate. The rest is for other work on the machine.
+const RECOVERED: f64 = 0.8;
+
+fn main() -> ExitCode {
+    match Console::new().and_then(|console| story(&console)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("\ndemo: interrupted; the hosts and all in them are gone");
+            INTERRUPTED.into()
         }
-    };
-    look("quiet", 2);
-    let run = flood.start(0, Duration::from_secs(60));
-    look("flood", 1);
-    look("flood", 2);
-    look("flood", 2);
-    let prof = std::env::var("PERF").is_ok();
-    if prof { std::process::Command::new("perf").args(["record","-a","-g","-o","/tmp/perf3.d","sleep","1"]).status()?; }
-    print!("{:?}", server.ctl(&["load", "ingress0"]));
-    look("loaded", 1);
-    look("loaded", 3);
-    print!("{:?}", server.ctl(&["block", "add", "203.0.113.0/24", "198.18.66.0/23", "2001:db8:bad::/48"]));
-    look("blocked", 1);
-    look("blocked", 2);
-    look("blocked", 2);
-    println!("{}", server.ctl(&["stats"]).stdout);
-    run.stop()?;
-    look("ended", 2);
-    print!("{:?}", server.ctl(&["unload", "--all"]));
-    Ok(())
+        Err(error) => {
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn story(console: &Console) -> Result<()> {
+    ensure!(
+        std::env::var_os("FILTER_CTL").is_some(),
+        "it is run by `cargo xtask demo`, which builds filter-ctl first"
+    );
+    let world = World::new()?;
+    introduce(console)?;
+    let (clients, flood) = (world.clients(), world.flood()?);
+    let scene = Scene { console, world: &world, clients: &clients, flood: &flood };
+    let quiet = scene.quiet()?;
+    let running = flood.start(world.internet_cpu(), FLOOD_LIMIT);
+    let unfiltered = scene.flooded(&quiet)?;
+    scene.load()?;
+    let filtered = scene.block(&quiet)?;
+    running.stop()?;
+    let dropped = scene.unload()?;
+    scene.summary(&quiet, &unfiltered, &filtered, dropped)
+}
+
+fn introduce(console: &Console) -> Result<()> {
+    let [v4, v6] = CLIENTS;
+    console.line(&format!(
+        "A server with a service on TCP port 80, good clients that ask it over IPv4 ({v4})
+and IPv6 ({v6}), and a SYN flood from random hosts of
+{}. All of it lives in network
+namespaces of this process and takes half a minute; Ctrl-C ends it.",
+        FLOOD.join(", ")
+    ))
+}
+
+/// Counters at a moment.
+struct Snapshot {
+    at: Instant,
+    requests: Tally,
+    sent: u64,
+    arrived: u64,
+}
+
+/// What happened between two moments.
+struct Rates {
+    /// Requests answered, a second.
+    answered: f64,
+    /// Time to an answer, on average, in milliseconds.
+    took_ms: f64,
+    /// Share of the requests that failed.
+    failed: f64,
+    /// Packets of the flood sent, a second.
+    sent: f64,
+    /// Packets that came in at the server, a second.
+    arrived: f64,
+}
+
+/// Who acts.
+struct Scene<'s> {
+    console: &'s Console,
+    world: &'s World,
+    clients: &'s Clients,
+    flood: &'s Flood<'s>,
+}
+
+impl Scene<'_> {
+    fn quiet(&self) -> Result<Rates> {
+        self.console.heading("1. Quiet")?;
+        self.console.pause(SETTLING)?;
+        let rates = self.measure()?;
+        self.tell_service(&rates)?;
+        ensure!(
+            rates.answered > 0.0 && rates.failed < 0.01,
+            "step 1: the service does not even work without a flood"
+        );
+        Ok(rates)
+    }
+
+    fn flooded(&self, quiet: &Rates) -> Result<Rates> {
+        self.console.heading("2. A flood, and no filter")?;
+        self.console.pause(SETTLING)?;
+        let rates = self.measure()?;
+        self.tell_flood(&rates)?;
+        self.tell_service(&rates)?;
+        ensure!(rates.arrived > rates.sent * HURT, "step 2: the flood does not arrive");
+        ensure!(rates.answered < quiet.answered * HURT, "step 2: the flood does not hurt the service");
+        Ok(rates)
+    }
+
+    fn load(&self) -> Result<()> {
+        self.console.heading("3. The filter is loaded; nothing is blocked yet")?;
+        self.filter_ctl(&["load", INGRESS])?;
+        self.filter_ctl(&["status"])?;
+        ensure!(!self.attached()?.is_empty(), "step 3: no program is on {INGRESS}");
+        self.console.pause(SETTLING)?;
+        let rates = self.measure()?;
+        self.tell_flood(&rates)?;
+        self.tell_service(&rates)?;
+        ensure!(rates.arrived > rates.sent * HURT, "step 3: the flood does not arrive any more");
+        Ok(())
+    }
+
+    fn block(&self, quiet: &Rates) -> Result<Rates> {
+        self.console.heading("4. The sources of the flood are blocked")?;
+        let arguments = [&["block", "add"], &FLOOD[..], &["--ttl", "10m", "--reason", "demo flood"]].concat();
+        self.filter_ctl(&arguments)?;
+        self.console.pause(SETTLING)?;
+        self.filter_ctl(&["stats"])?;
+        let rates = self.measure()?;
+        self.tell_flood(&rates)?;
+        self.tell_service(&rates)?;
+        ensure!(rates.answered > quiet.answered * RECOVERED, "step 4: the service does not recover");
+        Ok(rates)
+    }
+
+    /// Returns how many packets were dropped.
+    fn unload(&self) -> Result<u64> {
+        self.console.heading("5. The flood has ended; the filter is unloaded")?;
+        let dropped = self.dropped()?;
+        self.filter_ctl(&["unload", "--all"])?;
+        ensure!(self.attached()?.is_empty(), "step 5: a program is left on {INGRESS}");
+        // The kernel itself shows two files of that name.
+        let pins = self.console.look(&self.world.server, "find /sys/fs/bpf -mindepth 1 ! -name '*.debug'")?;
+        ensure!(pins.is_empty(), "step 5: pins are left");
+        Ok(dropped)
+    }
+
+    /// Packets dropped since they were blocked, from every prefix some.
+    fn dropped(&self) -> Result<u64> {
+        let stats = self.world.server.ctl(&["stats", "--over", "0s", "--json"]).json();
+        let mut total = 0;
+        for prefix in FLOOD {
+            let entry =
+                stats["entries"].as_array().into_iter().flatten().find(|entry| entry["prefix"] == prefix);
+            let dropped = entry.and_then(|entry| entry["packets"].as_u64()).unwrap_or(0);
+            ensure!(dropped > 0, "step 4: nothing from {prefix} was dropped");
+            total += dropped;
+        }
+        Ok(total)
+    }
+
+    fn summary(&self, quiet: &Rates, unfiltered: &Rates, filtered: &Rates, dropped: u64) -> Result<()> {
+        self.console.heading("                   requests/s   answered in   failed   flood packets/s")?;
+        for (state, rates) in
+            [("quiet", quiet), ("flood, no filter", unfiltered), ("flood, filtered", filtered)]
+        {
+            let (answered, took_ms, sent) = (whole(rates.answered), rates.took_ms, whole(rates.sent));
+            let failed = rates.failed * 100.0;
+            self.console
+                .line(&format!("{state:18} {answered:>10} {took_ms:>10.1} ms {failed:>6.1} % {sent:>17}"))?;
+        }
+        self.console.line(&format!("dropped by the filter: {} packets", whole(dropped as f64)))
+    }
+
+    /// What the kernel says of XDP on the server's interface.
+    fn attached(&self) -> Result<String> {
+        self.console.look(&self.world.server, &format!("ip -d link show {INGRESS} | grep xdp"))
+    }
+
+    fn filter_ctl(&self, arguments: &[&str]) -> Result<()> {
+        self.console.filter_ctl(&self.world.server, arguments)
+    }
+
+    fn measure(&self) -> Result<Rates> {
+        let before = self.snapshot()?;
+        self.console.pause(MEASURED)?;
+        let after = self.snapshot()?;
+        let per_second = |count: u64| count as f64 / (after.at - before.at).as_secs_f64();
+        let requests = after.requests - before.requests;
+        Ok(Rates {
+            answered: per_second(requests.answered),
+            took_ms: requests.waited_us as f64 / requests.answered as f64 / 1000.0,
+            failed: requests.failed as f64 / (requests.answered + requests.failed) as f64,
+            sent: per_second(after.sent - before.sent),
+            arrived: per_second(after.arrived - before.arrived),
+        })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        let sent = self.flood.sent()?.iter().map(|(_, sent)| sent).sum();
+        Ok(Snapshot {
+            at: Instant::now(),
+            requests: self.clients.tally(),
+            sent,
+            arrived: self.world.arrived()?,
+        })
+    }
+
+    fn tell_service(&self, rates: &Rates) -> Result<()> {
+        let Rates { answered, took_ms, failed, .. } = rates;
+        let (answered, failed) = (whole(*answered), failed * 100.0);
+        self.console.line(&format!(
+            "service: {answered} requests/s answered, in {took_ms:.1} ms; {failed:.1} % failed"
+        ))
+    }
+
+    fn tell_flood(&self, rates: &Rates) -> Result<()> {
+        let (sent, arrived) = (whole(rates.sent), whole(rates.arrived));
+        self.console.line(&format!("flood: {sent} packets/s sent; all in all {arrived} packets/s arrive"))
+    }
+}
+
+/// A number without decimals, its thousands apart: `12,345,678`.
+fn whole(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
