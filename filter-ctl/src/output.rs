@@ -122,14 +122,35 @@ pub fn grouped(number: u64) -> String {
     grouped
 }
 
-/// A rate as a whole number, or a dash where there is none.
+/// A number in three digits and a decimal prefix: `294`, `1.23k`, `45.6M`.
+pub fn short(number: u64) -> String {
+    const PREFIXES: [char; 6] = ['k', 'M', 'G', 'T', 'P', 'E'];
+    if number < 1000 {
+        return number.to_string();
+    }
+    // Tenths of a percent, cut rather than rounded: a figure is never shown as more than it is.
+    let (mut whole, mut rest, mut prefixes) = (number, 0, PREFIXES.iter());
+    let mut prefix = &PREFIXES[0];
+    while whole >= 1000 {
+        rest = whole % 1000;
+        whole /= 1000;
+        prefix = prefixes.next().expect("a u64 is below 19 E");
+    }
+    match whole {
+        0..10 => format!("{whole}.{:02}{prefix}", rest / 10),
+        10..100 => format!("{whole}.{}{prefix}", rest / 100),
+        _ => format!("{whole}{prefix}"),
+    }
+}
+
+/// A rate in three digits, or a dash where there is none.
 pub fn rate(rate: Option<f64>) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "rates are positive and far below 2^64"
     )]
-    rate.map_or("-".into(), |rate| grouped(rate.round() as u64))
+    rate.map_or("-".into(), |rate| short(rate.round() as u64))
 }
 
 /// A time span in its two largest units: `2d 4h`, `1m 30s`.
@@ -205,6 +226,12 @@ mod tests {
     }
 
     #[test]
+    fn short_numbers_have_three_digits() {
+        let texts = [0, 294, 999, 1_000, 1_239, 45_678_901, 999_999, 123_456_789, u64::MAX].map(short);
+        assert_eq!(texts, ["0", "294", "999", "1.00k", "1.23k", "45.6M", "999k", "123M", "18.4E"]);
+    }
+
+    #[test]
     fn spans_have_two_units() {
         assert_eq!(
             [0, 59, 90, 3600, 187_200, 200_000].map(span),
@@ -214,7 +241,7 @@ mod tests {
 
     #[test]
     fn rates_round() {
-        assert_eq!(rate(Some(1_499.6)), "1,500");
+        assert_eq!(rate(Some(1_499.6)), "1.50k");
         assert_eq!(rate(None), "-");
     }
 }

@@ -45,7 +45,8 @@ struct Added {
 fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     let prefixes = read_prefixes(&args.prefixes, args.mask)?;
     let reason = ReasonText::parse(&args.reason)?;
-    let until = Deadline::after(args.ttl, monotonic_now())?;
+    let now = monotonic_now();
+    let until = Deadline::after(args.ttl, now)?;
     if !args.force {
         refuse_dangers(action, &prefixes)?;
     }
@@ -63,7 +64,6 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     let effect = filter.change(&current, Change::Add(prefixes.iter().map(entry).collect()))?;
     let warnings = warnings(&filter, action, &prefixes, &current)?;
 
-    let now = monotonic_now();
     let views =
         |entries: &[Entry]| entries.iter().map(|entry| EntryView::new(entry, now)).collect::<Vec<_>>();
     let report = Added {

@@ -135,7 +135,7 @@ fn print(report: &Report) -> Result<()> {
         return output::line("\nno entry has decided a packet yet");
     }
     output::line("")?;
-    let header = ["entry", "action", "age", "left", "packets", "bytes", "packets/s", "bytes/s", "why"];
+    let header = ["entry", "action", "age", "left", "packets", "bytes", "packets/s", "why"];
     let mut table = output::table(&header, &NUMBERS);
     for EntryReport { entry, figures } in &report.entries {
         let cells = [
@@ -144,8 +144,11 @@ fn print(report: &Report) -> Result<()> {
             Cell::new(output::span(entry.age_s)),
             Cell::new(entry.left()),
         ];
-        let why = Cell::new(entry.reason.as_deref().unwrap_or("-"));
-        table.add_row(row(cells, figures).into_iter().chain([why]).collect::<Vec<_>>());
+        // Eighty columns have no room for all figures; JSON has.
+        let mut row = row(cells, figures);
+        row.pop();
+        row.push(Cell::new(entry.reason.as_deref().unwrap_or("-")));
+        table.add_row(row);
     }
     output::print_table(&table)
 }
@@ -154,7 +157,7 @@ fn print(report: &Report) -> Result<()> {
 fn row<const N: usize>(cells: [Cell; N], figures: &Figures) -> Vec<Cell> {
     let numbers = [
         output::grouped(figures.packets),
-        output::grouped(figures.bytes),
+        output::short(figures.bytes),
         output::rate(figures.packets_per_second),
         output::rate(figures.bytes_per_second),
     ];

@@ -323,9 +323,11 @@ fn targets(interfaces: &[String]) -> Result<Vec<Device>> {
     let mut targets: Vec<Device> = Vec::new();
     for name in interfaces {
         let Some(device) = devices.iter().find(|device| device.name == *name) else {
-            let names: Vec<_> =
-                devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo").collect();
-            bail!("{name}: no such interface; there are {}", names.join(", "));
+            let names = devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo");
+            let names = names.collect::<Vec<_>>().join(", ");
+            let there =
+                if names.is_empty() { "there is none but lo".into() } else { format!("there are {names}") };
+            bail!("{name}: no such interface; {there}");
         };
         ensure!(
             device.ifindex != filter_common::abi::LOOPBACK_IFINDEX,

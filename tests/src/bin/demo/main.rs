@@ -195,7 +195,7 @@ impl Scene<'_> {
 
     /// What the kernel says of XDP on the server's interface.
     fn attached(&self) -> Result<String> {
-        self.console.look(&self.world.server, &format!("ip -d link show {INGRESS} | grep xdp"))
+        self.console.look(&self.world.server, &format!("ip link show {INGRESS} | grep prog/xdp"))
     }
 
     fn filter_ctl(&self, arguments: &[&str]) -> Result<()> {
