@@ -1,4 +1,4 @@
-//! Builds the BPF object, which `kernel::program` embeds.
+//! Builds the BPF object, which `kernel::interface` embeds.
 
 #[path = "build/bpf.rs"]
 mod bpf;

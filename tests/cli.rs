@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use filter_ctl::kernel::Lock;
 use filter_tests::kernel_side::{LOCK_WAIT, pins};
-use filter_tests::lab::{Finished, Host, join};
+use filter_tests::lab::{Finished, Host, eventually, join};
 use serde_json::Value;
 
 /// A host with an interface `flt0`, not yet filtered.
@@ -90,6 +90,9 @@ fn nonsense_is_a_usage_error_and_changes_nothing() {
         (&["unload", "flt0", "--all"], &["--all"]),
         (&["stats", "--watch", "0"], &["0.1"]),
         (&["frobnicate"], &["frobnicate"]),
+        (&["load", "flt0", "--max-entries", "0"], &["--max-entries"]),
+        (&["load", "flt0", "--max-entries", "1048577"], &["--max-entries"]),
+        (&["status", "--lock-wait", "300000000000y"], &["--lock-wait", "a day"]),
     ] {
         fails(&host.ctl(arguments), 2, words);
     }
@@ -179,9 +182,9 @@ fn flush_removes_one_kind_only() {
     host.ctl(&["block", "add", "203.0.113.0/24", "198.51.100.1"]).done();
     host.ctl(&["allow", "add", "203.0.113.7"]).done();
     let flushed = host.ctl(&["block", "flush"]).done();
-    assert_eq!(flushed.stdout, "removed: 2 block entries\n");
+    assert_eq!(flushed.stdout, "removed all block entries: 2 entries\n");
     assert_eq!((listed(&host, "block").len(), listed(&host, "allow").len()), (0, 1));
-    assert_eq!(host.ctl(&["block", "flush"]).done().stdout, "removed: 0 block entries\n");
+    assert_eq!(host.ctl(&["block", "flush"]).done().stdout, "removed all block entries: 0 entries\n");
 }
 
 #[test]
@@ -227,10 +230,8 @@ fn a_full_table_is_refused_before_the_first_write() {
     host.ctl(&["block", "add", "203.0.113.1", "--reason", "still works"]).done();
     host.ctl(&["block", "del", "203.0.113.2"]).done();
     host.ctl(&["block", "add", "203.0.113.6", "--ttl", "1s"]).done();
-    filter_tests::lab::eventually("an expired entry makes room", || {
-        host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0)
-    })
-    .unwrap();
+    eventually("an expired entry makes room", || host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0))
+        .unwrap();
     assert_eq!(listed(&host, "block"), ["203.0.113.1/32", "203.0.113.3/32", "203.0.113.7/32"]);
     fails(&host.ctl(&["load", "flt0", "--max-entries", "8"]), 1, &["at most 4 entries, not 8"]);
 }
@@ -335,6 +336,57 @@ fn everything_that_prints_prints_json() {
     let error: Value = serde_json::from_str(&error.stderr).unwrap();
     assert_eq!((&error["schema"], &error["error"]["exit_code"]), (&1.into(), &3.into()));
     assert!(error["error"]["message"].as_str().unwrap().contains("not loaded"));
+    let usage = host.ctl(&["block", "add", "--json"]);
+    let error: Value = serde_json::from_str(&usage.stderr).unwrap();
+    assert_eq!((usage.code, &error["error"]["exit_code"]), (Some(2), &2.into()));
+}
+
+#[test]
+fn a_change_that_cant_be_reported_is_made_all_the_same() {
+    let host = filtering();
+    let with_output = |arguments: &[&str], output: Stdio| {
+        let mut command = host.filter_ctl(arguments);
+        command.stdout(output);
+        Finished::from(host.spawn(command).unwrap().wait_with_output().unwrap())
+    };
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    fails(
+        &with_output(&["block", "add", "203.0.113.7"], full()),
+        4,
+        &["the change was made", "standard output"],
+    );
+    assert_eq!(listed(&host, "block"), ["203.0.113.7/32"]);
+    fails(&with_output(&["block", "list"], full()), 1, &["standard output"]);
+    // A closed pipe does not change what the exit code says.
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    assert_eq!(with_output(&["block", "del", "203.0.113.7", "203.0.113.8"], closed()).code, Some(4));
+    assert_eq!(with_output(&["completions", "bash"], closed()).code, Some(0));
+}
+
+#[test]
+fn a_time_to_live_starts_when_the_entry_is_made() {
+    let host = filtering();
+    let lock = host.run(|| Lock::acquire(&pins(), LOCK_WAIT).unwrap());
+    let add = host
+        .spawn(host.filter_ctl(&["block", "add", "203.0.113.7", "--ttl", "30s", "--lock-wait", "60s"]))
+        .unwrap();
+    let start = std::time::Instant::now();
+    eventually("the command has waited", || start.elapsed().as_secs() >= 2).unwrap();
+    drop(lock);
+    Finished::from(add.wait_with_output().unwrap()).done();
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    assert!(list["entries"][0]["expires_in_s"].as_u64().unwrap() >= 29, "{list}");
+}
+
+#[test]
+fn what_comes_from_strangers_does_not_reach_the_terminal_raw() {
+    let host = filtering();
+    let refused = with_input(&host, &["block", "add", "-"], "\u{1b}[31mHELLO\u{7}\n");
+    fails(&refused, 2, &["\\u{1b}[31mHELLO\\u{7}"]);
+    assert!(!refused.stderr.contains('\u{1b}'));
+    host.ip("link add \u{1b}[31mx type veth peer name peer9").unwrap();
+    let named = host.ctl(&["load", "nope"]);
+    assert!(named.stderr.contains("[31mx") && !named.stderr.contains('\u{1b}'), "{named:?}");
 }
 
 #[test]
@@ -382,11 +434,36 @@ fn a_pin_root_that_others_could_prepare_is_refused() {
     fails(&with_root("/sys/fs/bpf/open"), 1, &["can be written by others", "chmod 700"]);
     fails(&with_root("/sys/fs/bpf/a.b"), 1, &["dot"]);
     fails(&with_root("/proc/filter"), 1, &["not on a BPF file system", "mount -t bpf"]);
+    host.sh("ln", ["-s", "/sys/fs/bpf/theirs", "/sys/fs/bpf/link"]).unwrap();
+    fails(&with_root("/sys/fs/bpf/link"), 1, &["symbolic link"]);
     fails(&with_root("/sys/fs/bpf/no/where"), 1, &["/sys/fs/bpf/no"]);
     assert_eq!(host.ctl(&["status", "--pin-root", "/sys/fs/bpf/open"]).code, Some(1));
     with_root("/sys/fs/bpf/own").done();
     let mode = host.sh("stat", ["-c", "%a %u", "/sys/fs/bpf/own"]).unwrap();
     assert_eq!(mode, "700 0\n");
+}
+
+#[test]
+fn somebody_who_is_not_root_can_prepare_nothing() {
+    let host = host();
+    // As `mount -t bpf bpf /sys/fs/bpf` leaves it.
+    host.sh("mount", ["-t", "bpf", "-o", "mode=1777", "bpf", "/sys/fs/bpf"]).unwrap();
+    // The build may lie where nobody else can go.
+    host.sh("mount", ["-t", "tmpfs", "tmpfs", "/mnt"]).unwrap();
+    host.sh(
+        "install",
+        ["-m", "755", &filter_tests::lab::filter_ctl_path().to_string_lossy(), "/mnt/filter-ctl"],
+    )
+    .unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--clear-groups", "/mnt/filter-ctl"]).args(arguments);
+        Finished::from(host.output(command).unwrap())
+    };
+    fails(&as_nobody(&["load", "flt0"]), 1, &["needs root"]);
+    host.ctl(&["load", "flt0"]).done();
+    fails(&as_nobody(&["load", "flt0"]), 1, &["root"]);
+    fails(&as_nobody(&["status"]), 1, &["run it as root"]);
 }
 
 #[test]
@@ -401,7 +478,10 @@ fn a_pin_that_is_not_ours_is_left_alone() {
         fails(&host.ctl(arguments), 1, &["entries is not a map of this program", "left alone"]);
     }
     host.run(|| std::fs::remove_file(pins().map(&filter_common::abi::ENTRIES)).unwrap());
-    fails(&host.ctl(&["status"]), 1, &["entries is missing", "unload --all"]);
+    // A new map in its place would be one that the running program does not use.
+    for arguments in [&["status"][..], &["load", "flt0"], &["load", "flt1"]] {
+        fails(&host.ctl(arguments), 1, &["entries is missing", "unload --all"]);
+    }
     // Whatever the state of the maps, the filter can be taken off.
     host.ctl(&["unload", "--all"]).done();
     assert!(!host.ip("link show flt0").unwrap().contains("xdp"));

@@ -9,7 +9,7 @@ use filter_common::abi::{Counter, TEST_SLOT};
 use filter_common::testing::StoppedClock;
 use filter_common::{NO_ENTRY, Verdict, filter};
 use filter_ctl::host::devices::Mode;
-use filter_ctl::kernel::filter::load;
+use filter_ctl::kernel::loading::{LoadOptions, load};
 use filter_ctl::policy::{Action, Prefix};
 use filter_tests::kernel_side::{Counts, LOCK_WAIT, counts, enforce, expected, moved, open, pins, test_run};
 use filter_tests::lab::Host;
@@ -24,6 +24,9 @@ const SHORTEST: usize = 14;
 
 const INTERFACE: &str = "flt0";
 
+const OPTIONS: LoadOptions =
+    LoadOptions { mode: Mode::Native, max_entries: Some(1024), lock_wait: LOCK_WAIT, verbose: false };
+
 /// One host at a time: in a virtual machine with a few hundred megabytes, maps are the main thing there is.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -32,7 +35,7 @@ fn filtering_host() -> (Host, MutexGuard<'static, ()>) {
     let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let host = Host::new("filter").unwrap();
     host.ip(&format!("link add {INTERFACE} type veth peer name flt1")).unwrap();
-    host.run(|| load(&pins(), &[INTERFACE.into()], Mode::Native, Some(1024), LOCK_WAIT, false)).unwrap();
+    host.run(|| load(&pins(), &[INTERFACE.into()], OPTIONS)).unwrap();
     (host, turn)
 }
 
@@ -67,20 +70,12 @@ fn every_scenario_is_decided_and_counted_as_the_table_says() {
     });
 }
 
-/// A generator with a seed that is shown, and taken from `FILTER_SEED`.
-fn random() -> fastrand::Rng {
-    let seed = std::env::var("FILTER_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("random frames from FILTER_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
-}
-
 #[test]
 fn kernel_and_host_agree_on_cut_and_mutated_frames() {
     const MUTATIONS_OF_EACH: usize = 40;
     let (host, _turn) = filtering_host();
     host.run(|| {
-        let mut random = random();
+        let mut random = filter_tests::seeded();
         for scenario in all().iter().filter(|scenario| scenario.frame.len() >= SHORTEST) {
             let ids = enforce(scenario.policy).unwrap();
             let before = counts().unwrap();

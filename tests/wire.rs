@@ -290,9 +290,10 @@ fn a_block_ends_on_the_wire_without_any_process() {
         send_datagrams(&lab, GOOD_V4, "192.0.2.1", 1);
         server.recv_from(&mut [0; 64]).is_ok()
     };
-    assert!(arrives());
-    lab.server.ctl(&["block", "add", GOOD_V4, "--ttl", "2s"]).done();
-    assert!(!arrives());
+    eventually("a datagram arrives", arrives).unwrap();
+    lab.server.ctl(&["block", "add", GOOD_V4, "--ttl", "5s"]).done();
+    // Those sent before may still be under way.
+    eventually("a datagram is dropped", || !arrives()).unwrap();
     eventually("the block ends", arrives).unwrap();
     // It is still there until a command clears it away, and says what it is.
     let listed = lab.server.ctl(&["block", "list", "--json"]).done().json();

@@ -72,7 +72,7 @@ pub struct Record {
 pub struct Entry {
     /// Network address, host bits zero; IPv4 in the first four bytes.
     pub address: [u8; 16],
-    /// One of [`entry_state`]. Written last when an entry is made, first when it goes.
+    /// One of [`entry_state`].
     pub state: u32,
     /// End of this entry in seconds of CLOCK_MONOTONIC, or [`FOREVER`](crate::FOREVER).
     pub until_s: u32,
@@ -114,7 +114,7 @@ pub mod action {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Header {
-    /// No entry id above this was ever used, so that nobody has to read all of a large, nearly empty map.
+    /// No entry id above this is in use, so that nobody has to read all of a large, nearly empty map.
     pub highest_entry: u32,
 }
 
@@ -241,6 +241,9 @@ pub const INTERFACES: MapSpec = array::<Interface>("interfaces", Capacity::Fixed
 /// All maps.
 pub const MAPS: [MapSpec; 9] =
     [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, HEADER, ENTRIES, ENTRY_COUNTERS, COUNTERS, INTERFACES];
+
+/// Those that the program reads or writes; the others are userspace's own.
+pub const PROGRAM_MAPS: [MapSpec; 6] = [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, ENTRY_COUNTERS, COUNTERS];
 
 /// Index into the map `counters`.
 pub const fn counter_index(interface_slot: u32, reason: crate::Reason) -> u32 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
-use filter_common::abi::DEFAULT_MAX_ENTRIES;
+use filter_common::abi::{DEFAULT_MAX_ENTRIES, LARGEST_MAX_ENTRIES};
 
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
@@ -43,7 +43,7 @@ pub struct Global {
     #[arg(long, global = true, env = "FILTER_CTL_PIN_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pub pin_root: PathBuf,
     /// How long to wait for another filter-ctl that holds the lock.
-    #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_wait)]
     pub lock_wait: Duration,
 }
 
@@ -65,7 +65,7 @@ pub enum Command {
     #[command(after_help = "Example:
   filter-ctl status --json | jq '.interfaces[] | select(.state != \"attached\")'
 
-Exit code 4 if a loaded interface is gone, 3 if none is loaded.")]
+Exit code 4 if a loaded interface is gone or not filtered as it should be, 3 if none is loaded.")]
     Status,
     /// Edit the prefixes whose traffic is dropped.
     #[command(subcommand)]
@@ -98,7 +98,7 @@ pub struct LoadArgs {
     /// Where the filter runs. It never falls back from native to generic by itself.
     #[arg(long, value_enum, default_value_t = Mode::Native)]
     pub mode: Mode,
-    #[arg(long, value_name = "N", help = format!("Most entries, allow and block together [default: {DEFAULT_MAX_ENTRIES}]"))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_MAX_ENTRIES)), help = format!("Most entries, allow and block together [default: {DEFAULT_MAX_ENTRIES}]"))]
     #[expect(missing_docs, reason = "the help is computed")]
     pub max_entries: Option<u32>,
 }
@@ -179,11 +179,19 @@ pub struct StatsArgs {
     #[arg(long, value_name = "S", num_args = 0..=1, default_missing_value = "1", value_parser = parse_interval)]
     pub watch: Option<Duration>,
     /// Time over which rates are taken; 0s shows totals at once.
-    #[arg(long, value_name = "TIME", default_value = "1s", conflicts_with = "watch", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", conflicts_with = "watch", value_parser = parse_wait)]
     pub over: Duration,
     /// Entries to show, those with most packets first.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
+}
+
+/// Longest wait for the lock: nobody waits a day, and longer times overflow.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let wait = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if wait <= LONGEST_WAIT { Ok(wait) } else { Err("must be at most a day".into()) }
 }
 
 /// Shortest and longest time between two looks, in seconds: below, reading costs more than it shows; above,
@@ -250,6 +258,7 @@ mod tests {
 
     #[test]
     fn intervals_are_bounded() {
+        assert!(parse_wait("300000000000y").is_err() && parse_wait("1d").is_ok());
         assert_eq!(parse_interval("0.5"), Ok(Duration::from_millis(500)));
         for text in ["0", "-1", "nan", "inf", "1e9", "x"] {
             assert!(parse_interval(text).is_err(), "{text}");

@@ -27,15 +27,11 @@ pub enum Exit {
 impl Exit {
     /// The exit that an error stands for.
     pub fn of(error: &anyhow::Error) -> Self {
-        // A closed pipe is how `| head` ends a command, not a fault.
-        let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
-            cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-        };
-        if error.chain().any(broken_pipe) {
+        if is_closed_pipe(error) {
             Self::Done
         } else if error.is::<NotLoaded>() {
             Self::NotLoaded
-        } else if error.is::<PartlyApplied>() {
+        } else if error.is::<PartlyApplied>() || error.is::<Unreported>() {
             Self::Partly
         } else if error.is::<UsageError>()
             || error.is::<PrefixError>()
@@ -49,11 +45,24 @@ impl Exit {
     }
 }
 
+/// Whether the reader of standard output went away, which is how `| head` ends a command, and not a fault.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(broken_pipe)
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
 }
+
+/// The change was made, but its report could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the change was made, but it could not be reported: {0:#}")]
+pub struct Unreported(pub anyhow::Error);
 
 /// The command line makes no sense, in a way that clap can't see.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -26,8 +26,15 @@ use crate::exit::Exit;
 /// Parses the command line, runs it, and tells what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = cli::definition().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let parsed = cli::definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args().any(|argument| argument == "--json") => {
+            output::json_error(error.to_string().trim_end(), Exit::Usage as u8);
+            return Exit::Usage.into();
+        }
+        Err(error) => error.exit(),
+    };
     let json = cli.global.json;
     let exit = match commands::run(cli) {
         Ok(exit) => exit,

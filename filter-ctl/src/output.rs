@@ -40,19 +40,40 @@ pub fn json_line(content: impl Serialize) -> Result<()> {
     line(&text)
 }
 
-/// Prints a line. Unlike `println!` it doesn't panic when the reader is gone.
+/// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
 ///
 /// # Errors
 ///
 /// If standard output can't be written.
 pub fn line(text: &str) -> Result<()> {
+    raw_line(&printable(text))
+}
+
+/// Prints a line as it is, terminal sequences included.
+///
+/// # Errors
+///
+/// If standard output can't be written.
+pub fn raw_line(text: &str) -> Result<()> {
     writeln!(io::stdout().lock(), "{text}").context("could not write to standard output")
 }
 
-/// Says something beside the result, on standard error.
+/// Says something beside the result, on standard error, without control characters.
 pub fn note(text: &str) {
     // Where even this can't be written, there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
+}
+
+/// The text with control characters but line ends escaped: names of interfaces and programs may hold any.
+fn printable(text: &str) -> String {
+    let escaped =
+        |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+/// A number of things: `1 entry`, `2 entries`.
+pub fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number as u64), if number == 1 { one } else { many })
 }
 
 /// An error as JSON, on standard error.
@@ -96,13 +117,18 @@ pub fn table(header: &[&str], right: &[&str]) -> Table {
 ///
 /// If standard output can't be written.
 pub fn print_table(table: &Table) -> Result<()> {
-    table.lines().try_for_each(|row| line(row.trim_end()))
+    table.lines().try_for_each(|row| raw_line(row.trim_end()))
+}
+
+/// A cell with text that is not this program's own.
+pub fn foreign(text: &str) -> Cell {
+    Cell::new(printable(text))
 }
 
 /// A verdict, action or state, coloured on a terminal by whether it stops traffic.
 pub fn coloured(word: &str) -> Cell {
     let colour = match word {
-        "drop" | "block" | "gone" => Color::Red,
+        "drop" | "block" | "gone" | "elsewhere" | "stale" => Color::Red,
         "pass" | "allow" | "attached" => Color::Green,
         _ => return Cell::new(word),
     };
@@ -223,6 +249,11 @@ mod tests {
     fn numbers_are_grouped() {
         let texts = [0, 7, 999, 1_000, 12_345_678, u64::MAX].map(grouped);
         assert_eq!(texts, ["0", "7", "999", "1,000", "12,345,678", "18,446,744,073,709,551,615"]);
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_sent() {
+        assert_eq!(printable("a\x1b[31mb\nc\u{9b}d"), "a\\u{1b}[31mb\nc\\u{9b}d");
     }
 
     #[test]

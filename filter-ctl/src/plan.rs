@@ -41,11 +41,6 @@ impl Entries {
             .map(|(id, (_, entry))| (*id, entry))
     }
 
-    /// The wanted entry with this key.
-    pub fn find(&self, key: &Key) -> Option<&Entry> {
-        self.wanted().map(|(_, entry)| entry).find(|entry| entry.key == *key)
-    }
-
     /// Whether a change was begun and not finished.
     pub fn is_interrupted(&self) -> bool {
         self.slots.values().any(|(state, _)| *state != entry_state::ACTIVE)
@@ -367,7 +362,7 @@ mod tests {
             |reason: &str| Entry { reason: ReasonText::parse(reason).unwrap(), ..block("192.0.2.0/24", 50) };
         kernel.change(Change::Add(vec![with("scan")]));
         kernel.change(Change::Add(vec![with("")]));
-        assert_eq!(kernel.entries.find(&key(Action::Block, "192.0.2.0/24")).unwrap().reason.as_str(), "scan");
+        assert_eq!(kernel.entries.wanted().next().unwrap().1.reason.as_str(), "scan");
         let effect = kernel.change(Change::Add(vec![with("flood")]));
         assert_eq!(effect.changed[0].reason.as_str(), "flood");
     }

@@ -1,5 +1,6 @@
 //! The validated desired state: prefixes, actions, deadlines, entries. Knows nothing of the kernel.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -45,7 +46,9 @@ impl Prefix {
     ///
     /// [`PrefixError`] names the text and what to write instead.
     pub fn parse(text: &str, mask: bool) -> Result<Self, PrefixError> {
-        let shown = || text.chars().take(LONGEST_PREFIX_TEXT).collect::<String>();
+        // It may come from a stranger's list, and goes to a terminal.
+        let shown =
+            || text.chars().take(LONGEST_PREFIX_TEXT).flat_map(char::escape_debug).collect::<String>();
         let syntax = || PrefixError::Syntax(shown());
         if text.len() > LONGEST_PREFIX_TEXT {
             return Err(syntax());
@@ -117,6 +120,24 @@ impl Prefix {
             (IpNet::V6(this), IpNet::V6(other)) => this.contains(&other),
             _ => false,
         }
+    }
+}
+
+/// Prefixes, to be asked which of them covers another: in as many look-ups as an address has bits.
+#[derive(Clone, Debug, Default)]
+pub struct PrefixSet(HashSet<IpNet>);
+
+impl PrefixSet {
+    /// The longest prefix in the set that covers `prefix`, itself included.
+    pub fn longest_covering(&self, prefix: &Prefix) -> Option<Prefix> {
+        let wider = std::iter::successors(Some(prefix.0), IpNet::supernet);
+        wider.into_iter().find(|wider| self.0.contains(wider)).map(Prefix)
+    }
+}
+
+impl FromIterator<Prefix> for PrefixSet {
+    fn from_iter<I: IntoIterator<Item = Prefix>>(prefixes: I) -> Self {
+        Self(prefixes.into_iter().map(|prefix| prefix.0).collect())
     }
 }
 
@@ -426,6 +447,8 @@ mod tests {
         {
             assert_eq!(Prefix::parse(text, true), Err(PrefixError::Length(text.into(), bits)));
         }
+        let escape = Prefix::parse("\x1b[2J", true).unwrap_err().to_string();
+        assert!(!escape.contains('\x1b') && escape.contains("\\u{1b}[2J"), "{escape}");
         let long = "9".repeat(10_000);
         assert!(Prefix::parse(&long, true).unwrap_err().to_string().len() < 200);
     }
@@ -466,6 +489,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_longest_covering_prefix_is_found(lengths in prop::collection::vec(0u8..=32, 0..6), bits: u32, asked in 0u8..=32) {
+            let at = |length: u8| Prefix::parse(&format!("{}/{length}", Ipv4Addr::from(bits)), true).unwrap();
+            let prefixes: Vec<_> = lengths.iter().map(|length| at(*length)).collect();
+            let naive = prefixes.iter().filter(|prefix| prefix.covers(&at(asked))).max_by_key(|prefix| prefix.prefix_len());
+            let set: PrefixSet = prefixes.iter().copied().collect();
+            prop_assert_eq!(set.longest_covering(&at(asked)), naive.copied());
+        }
+
         #[test]
         fn entries_survive_the_map(address: u128, length in 0u8..=128, v4: bool, until: u32, text in "[a-zé ]{0,40}") {
             let address = if v4 { IpAddr::from(((address >> 96) as u32).to_be_bytes()) } else { IpAddr::from(address.to_be_bytes()) };

@@ -3,9 +3,11 @@
 //! a veth takes redirected frames only through NAPI.
 //!
 //! What was observed (6.18, two CPUs): a batch of [`BATCH`] frames is put into the peer's ring of 256 slots
-//! with softirqs off, and the peer's NAPI empties the ring on the same CPU before the next batch, so that
-//! nothing is lost. It is different while another CPU sends over the same pair: NAPI then runs there, next to
-//! the flood, and what the ring can't hold is dropped, as by a NIC. [`Flood::send`] refuses to lose frames.
+//! with softirqs off, and the peer's NAPI empties the ring on the same CPU before the next batch. So nothing is
+//! lost: of 26 million frames in one run all were counted, by prefix. It is different while another CPU sends
+//! over the same pair: NAPI may then run there, next to the flood, and what the ring can't hold is dropped, as by
+//! a NIC. One CPU makes, receives and drops 2.4 to 3.6 million frames a second; where the stack answers SYNs,
+//! 250,000.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use filter_ctl::policy::Prefix;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::lab::Host;
+use crate::lab::{Host, eventually};
 
 /// Frames that the program makes before they are flushed to the peer: NAPI's budget, and the kernel's own
 /// choice. Beyond the 256 slots of the ring they would not fit.
@@ -78,54 +80,56 @@ pub struct Wave {
 
 /// Sends floods from one end of a veth pair.
 pub struct Flood<'h> {
-    host: &'h Host,
-    device: String,
+    from: (&'h Host, String),
+    to: (&'h Host, String),
     senders: Arc<Vec<Sender>>,
 }
 
 impl<'h> Flood<'h> {
-    /// Makes a flood of these waves, that goes out of `device` of `host` to `peer_device` of `peer`.
+    /// Makes a flood of these waves, that goes out of a device of one host to its peer on another.
     ///
     /// # Errors
     ///
-    /// If `device` is no veth, a wave mixes families, or the kernel refuses the program.
-    pub fn new(host: &'h Host, device: &str, peer: &Host, peer_device: &str, waves: &[Wave]) -> Result<Self> {
+    /// If there are no waves, the device is no veth, a wave mixes families, or the kernel refuses the program.
+    pub fn new(from: (&'h Host, &str), to: (&'h Host, &str), waves: &[Wave]) -> Result<Self> {
+        ensure!(!waves.is_empty(), "a flood without waves");
+        let (host, device) = from;
         let kind = host.ip(&format!("-d -o link show dev {device}"))?;
         ensure!(
             kind.split_whitespace().any(|word| word == "veth"),
-            "{device} is no veth: floods stay in the lab"
+            "{device}: floods are for veth pairs only"
         );
-        let macs = [mac(peer, peer_device)?, mac(host, device)?].concat();
+        let macs = [mac(to)?, mac(from)?].concat();
         let ifindex = host.read(&format!("/sys/class/net/{device}/ifindex"))?.parse()?;
         let senders = waves.iter().map(|wave| Sender::new(wave, &macs, ifindex)).collect::<Result<_>>()?;
-        Ok(Self { host, device: device.to_owned(), senders: Arc::new(senders) })
+        let (from, to) = ((host, device.to_owned()), (to.0, to.1.to_owned()));
+        Ok(Self { from, to, senders: Arc::new(senders) })
     }
 
     /// Sends `count` frames, in equal parts from all waves, and returns when the peer has taken them all.
     ///
     /// # Errors
     ///
-    /// If a frame was lost since the peer's ring was full: when others send over the same pair meanwhile.
+    /// If a frame was lost since the peer's ring was full: when others send over the same pair meanwhile. If none
+    /// arrive since the peer takes no redirected frames.
     pub fn send(&self, count: u32) -> Result<()> {
-        let lost = self.lost()?;
+        let (lost, arrived) = (self.lost()?, self.arrived()?);
         let senders = Arc::clone(&self.senders);
         let waves = u32::try_from(senders.len())?;
-        let thread = self.host.run(move || {
-            thread::spawn(move || {
-                pin(&[sched_getcpu()?])?;
-                (0..).zip(senders.iter()).try_for_each(|(position, sender): (u32, _)| {
-                    sender.send(count / waves + u32::from(position < count % waves))
-                })
+        let work = move || {
+            pin(&[sched_getcpu()?])?;
+            (0..).zip(senders.iter()).try_for_each(|(position, sender): (u32, _)| {
+                sender.send(count / waves + u32::from(position < count % waves))
             })
-        });
+        };
+        let thread = self.from.0.run(|| thread::spawn(work));
         thread.join().expect("the sender does not panic")?;
         let lost = self.lost()? - lost;
-        ensure!(
-            lost == 0,
-            "{lost} of {count} frames were lost: the ring of the peer of {} was full",
-            self.device
-        );
-        Ok(())
+        ensure!(lost == 0, "{lost} of {count} frames were lost: the ring of {} was full", self.to.1);
+        let goal = arrived + u64::from(count);
+        eventually("the frames arrived (does the peer have native XDP or GRO on?)", || {
+            self.arrived().is_ok_and(|arrived| arrived >= goal)
+        })
     }
 
     /// Sends as much as the CPU `cpu` can, all waves at once, until stopped and at most for `limit`.
@@ -142,7 +146,7 @@ impl<'h> Flood<'h> {
                 }
                 Ok(())
             };
-            self.host.run(|| thread::spawn(work))
+            self.from.0.run(|| thread::spawn(work))
         });
         Running { threads: threads.collect(), stop }
     }
@@ -163,8 +167,21 @@ impl<'h> Flood<'h> {
     ///
     /// If the kernel does not tell.
     pub fn lost(&self) -> Result<u64> {
-        Ok(self.host.read(&format!("/sys/class/net/{}/statistics/tx_dropped", self.device))?.parse()?)
+        statistic(&self.from, "tx_dropped")
     }
+
+    /// Frames that the peer received so far, from anybody.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn arrived(&self) -> Result<u64> {
+        statistic(&self.to, "rx_packets")
+    }
+}
+
+fn statistic((host, device): &(&Host, String), name: &str) -> Result<u64> {
+    Ok(host.read(&format!("/sys/class/net/{device}/statistics/{name}"))?.parse()?)
 }
 
 /// A flood that is on, until this is dropped.
@@ -219,8 +236,10 @@ struct Sender {
 
 impl Sender {
     fn new(wave: &Wave, macs: &[u8], ifindex: u32) -> Result<Self> {
-        let first = wave.sources.first().context("a wave without sources")?;
-        let frame = frame(macs, first.address(), wave)?;
+        let first = wave.sources.first().context("a wave without sources")?.address();
+        let one_family = wave.sources.iter().all(|source| source.address().is_ipv4() == first.is_ipv4());
+        ensure!(one_family, "a wave to {} mixes families", wave.target);
+        let frame = frame(macs, first, wave)?;
         let count = u32::try_from(wave.sources.len())?;
         let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flood-ebpf"));
         let mut program = EbpfLoader::new()
@@ -277,8 +296,7 @@ impl Sender {
     }
 }
 
-/// The address of a device of a host.
-fn mac(host: &Host, device: &str) -> Result<Vec<u8>> {
+fn mac((host, device): (&Host, &str)) -> Result<Vec<u8>> {
     let text = host.read(&format!("/sys/class/net/{device}/address"))?;
     text.split(':').map(|byte| Ok(u8::from_str_radix(byte, 16)?)).collect()
 }
@@ -330,4 +348,48 @@ fn internet_checksum(bytes: &[u8]) -> [u8; 2] {
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     (!folded).to_be_bytes()[2..].try_into().expect("two bytes of four")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        Prefix::parse(text, false).unwrap()
+    }
+
+    #[test]
+    fn templates_have_right_checksums_and_lengths() {
+        for (kind, target, source, start, length) in [
+            (Kind::Syn, "192.0.2.1:80", "203.0.113.0/24", 26, 60),
+            (Kind::Udp, "192.0.2.1:53", "203.0.113.0/24", 26, 60),
+            (Kind::Syn, "[2001:db8::1]:80", "2001:db8:bad::/48", 22, 74),
+            (Kind::Udp, "[2001:db8::1]:53", "2001:db8:bad::/48", 22, 62),
+        ] {
+            let wave = Wave { kind, target: target.parse().unwrap(), sources: vec![prefix(source)] };
+            let frame = frame(&[2; 12], wave.sources[0].address(), &wave).unwrap();
+            assert_eq!(frame.len(), length, "{wave:?}");
+            // Over addresses, segment and the rest of the pseudo-header, with the checksum in place, it is zero.
+            let segment = if kind == Kind::Syn { 20 } else { 8 };
+            let end = if wave.target.is_ipv4() { 34 } else { 54 } + segment;
+            let pseudo =
+                [&[0, kind.protocol(), 0, u8::try_from(segment).unwrap()], &frame[start..end]].concat();
+            assert_eq!(internet_checksum(&pseudo), [0, 0], "{wave:?}");
+            if wave.target.is_ipv4() {
+                assert_eq!(internet_checksum(&frame[14..34]), [0, 0], "{wave:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn host_bits_are_at_most_the_last_32() {
+        let bits = |text| {
+            source_words(&prefix(text))[8..].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>()
+        };
+        assert_eq!(bits("0.0.0.0/0"), [0xff; 4]);
+        assert_eq!(bits("198.18.66.0/23"), [0, 0, 1, 0xff]);
+        assert_eq!(bits("192.0.2.7"), [0; 4]);
+        assert_eq!(bits("2001:db8::/48"), [0xff; 4]);
+        assert_eq!(bits("2001:db8::/127"), [0, 0, 0, 1]);
+    }
 }

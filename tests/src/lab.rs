@@ -148,6 +148,8 @@ impl Host {
     pub fn filter_ctl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(filter_ctl_path());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // It may be on a BPF file system that is not the lab's, and outlive it.
+        command.env_remove("FILTER_CTL_PIN_ROOT");
         command
     }
 
@@ -157,7 +159,7 @@ impl Host {
     }
 
     /// Path of this host's network namespace, as `ip` takes it.
-    fn netns_path(&self) -> String {
+    pub fn netns_path(&self) -> String {
         format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread_id)
     }
 }

@@ -1,26 +1,31 @@
 //! `block` and `allow`: add, del, list, flush.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead as _};
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::Cell;
+use filter_common::abi::LARGEST_MAX_ENTRIES;
 use serde::Serialize;
 
 use crate::cli::{AddArgs, DelArgs, EntryCommand, Global};
-use crate::exit::{Exit, UsageError};
+use crate::exit::{Exit, Unreported, UsageError, is_closed_pipe};
 use crate::guard;
-use crate::host::{self, monotonic_now, monotonic_now_s};
+use crate::host::{self, monotonic_now};
 use crate::kernel::Filter;
-use crate::kernel::interface::State;
+use crate::kernel::interface::{Loaded, State};
 use crate::output::{self, EntryView};
 use crate::plan::{Change, Entries};
-use crate::policy::{Action, Deadline, Entry, Key, Prefix, ReasonText};
+use crate::policy::{Action, Deadline, Entry, Key, Prefix, PrefixSet, ReasonText};
 
 /// The argument that stands for standard input.
 const STDIN: &str = "-";
 
 /// Most that is read from standard input, in bytes: a line for each of the most entries there can be.
 const MOST_INPUT: u64 = 64 << 20;
+
+/// Most prefixes that are read from standard input: as many as fit in the largest table.
+const MOST_PREFIXES: usize = LARGEST_MAX_ENTRIES as usize;
 
 /// Refused lines, or entries, that are told one by one; of more the rest is counted.
 const MOST_TOLD: usize = 20;
@@ -45,8 +50,8 @@ struct Added {
 fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     let prefixes = read_prefixes(&args.prefixes, args.mask)?;
     let reason = ReasonText::parse(&args.reason)?;
-    let now = monotonic_now();
-    let until = Deadline::after(args.ttl, now)?;
+    // What is wrong with a time to live is said before anything else; it counts from when the lock is ours.
+    Deadline::after(args.ttl, monotonic_now())?;
     if !args.force {
         refuse_dangers(action, &prefixes)?;
     }
@@ -54,7 +59,9 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     let mut filter = global.open()?;
     filter.clear_expired()?;
     let current = filter.entries()?;
-    let created_s = monotonic_now_s();
+    let now = monotonic_now();
+    let until = Deadline::after(args.ttl, now)?;
+    let created_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
     let entry = |prefix: &Prefix| Entry {
         key: Key { action, prefix: *prefix },
         until,
@@ -62,7 +69,8 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
         reason: reason.clone(),
     };
     let effect = filter.change(&current, Change::Add(prefixes.iter().map(entry).collect()))?;
-    let warnings = warnings(&filter, action, &prefixes, &current)?;
+    let warnings = warnings(&filter, action, &prefixes, &current);
+    drop(filter);
 
     let views =
         |entries: &[Entry]| entries.iter().map(|entry| EntryView::new(entry, now)).collect::<Vec<_>>();
@@ -72,17 +80,26 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
         unchanged: views(&effect.unchanged),
         warnings,
     };
-    if global.json {
-        output::json(&report)?;
-        return Ok(Exit::Done);
+    let told = || {
+        if global.json {
+            return output::json(&report);
+        }
+        tell(action, "added", &report.added)?;
+        tell(action, "changed", &report.changed)?;
+        tell(action, "unchanged", &report.unchanged)?;
+        report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+        Ok(())
+    };
+    reported(told(), Exit::Done)
+}
+
+/// The end of a command that has made its change: a closed pipe changes nothing about it, and any other trouble
+/// with the report must not be taken for a failure of the change.
+fn reported(told: Result<()>, exit: Exit) -> Result<Exit> {
+    match told {
+        Err(error) if !is_closed_pipe(&error) => Err(Unreported(error).into()),
+        _ => Ok(exit),
     }
-    tell(action, "added", &report.added)?;
-    tell(action, "changed", &report.changed)?;
-    tell(action, "unchanged", &report.unchanged)?;
-    for warning in &report.warnings {
-        output::note(&format!("warning: {warning}"));
-    }
-    Ok(Exit::Done)
 }
 
 /// Entries one by one if they are few, otherwise their number.
@@ -114,33 +131,43 @@ fn refuse_dangers(action: Action, prefixes: &[Prefix]) -> Result<()> {
 }
 
 /// Why an entry may not do what the operator thinks.
-fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix], current: &Entries) -> Result<Vec<String>> {
+fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix], current: &Entries) -> Vec<String> {
     let mut warnings = Vec::new();
     if action == Action::Block {
-        let allows: Vec<Prefix> = current
-            .wanted()
-            .filter(|(_, entry)| entry.key.action == Action::Allow)
-            .map(|(_, entry)| entry.key.prefix)
-            .collect();
-        for prefix in prefixes {
-            if let Some(allow) = allows.iter().find(|allow| allow.covers(prefix)) {
-                warnings.push(format!("block {prefix} has no effect while allow {allow} stands"));
-            }
-        }
-        if warnings.len() > MOST_TOLD {
-            let rest = warnings.len() - MOST_TOLD;
-            warnings.truncate(MOST_TOLD);
+        let allows: PrefixSet = prefixes_of(current, Action::Allow).collect();
+        let without_effect =
+            prefixes.iter().filter_map(|prefix| Some((prefix, allows.longest_covering(prefix)?)));
+        let mut without_effect = without_effect
+            .map(|(prefix, allow)| format!("block {prefix} has no effect while allow {allow} stands"));
+        warnings.extend(without_effect.by_ref().take(MOST_TOLD));
+        let rest = without_effect.count();
+        if rest > 0 {
             warnings.push(format!("and {rest} more such blocks have no effect"));
         }
     }
-    let interfaces = filter.interfaces()?;
-    if interfaces.is_empty() {
-        warnings.push("no interface is filtered: `filter-ctl load IFACE`".into());
+    match filter.interfaces() {
+        Ok(interfaces) if interfaces.is_empty() => {
+            warnings.push("no interface is filtered: `filter-ctl load IFACE`".into());
+        }
+        Ok(interfaces) => {
+            warnings.extend(interfaces.iter().filter_map(|Loaded { name, state, .. }| match state {
+                State::Attached { .. } => None,
+                State::Gone => Some(format!("{name} is not filtered: its device is gone")),
+                State::Elsewhere { .. } => Some(format!("{name} is filtered in another network namespace")),
+                State::Stale { .. } => Some(format!(
+                    "{name} runs the program of another build, which does not know this entry: \
+                 `filter-ctl unload {name}` and load it again"
+                )),
+            }))
+        }
+        Err(error) => warnings.push(format!("whether the interfaces are filtered can't be told: {error:#}")),
     }
-    for loaded in interfaces.iter().filter(|loaded| loaded.state == State::Gone) {
-        warnings.push(format!("{} is not filtered: its device is gone", loaded.name));
-    }
-    Ok(warnings)
+    warnings
+}
+
+/// The prefixes of all entries with this action.
+fn prefixes_of(entries: &Entries, action: Action) -> impl Iterator<Item = Prefix> {
+    entries.wanted().map(|(_, entry)| entry.key).filter(move |key| key.action == action).map(|key| key.prefix)
 }
 
 #[derive(Serialize)]
@@ -170,52 +197,50 @@ fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
     let effect = filter.change(&current, Change::Remove(keys))?;
 
-    let remaining = filter.entries()?;
-    let covering = |prefix: &Prefix| {
-        let same_action = remaining.wanted().filter(|(_, entry)| entry.key.action == action);
-        let covering = same_action.map(|(_, entry)| entry.key.prefix).filter(|wider| wider.covers(prefix));
-        covering.max_by_key(Prefix::prefix_len)
-    };
-    let removed: Vec<Prefix> = effect.removed.iter().map(|entry| entry.key.prefix).collect();
+    let remaining: PrefixSet = prefixes_of(&filter.entries()?, action).collect();
+    drop(filter);
+    let removed: HashSet<Prefix> = effect.removed.iter().map(|entry| entry.key.prefix).collect();
     let now = monotonic_now();
     let report = Removed {
         removed: effect.removed.iter().map(|entry| EntryView::new(entry, now)).collect(),
         not_found: prefixes
             .iter()
             .filter(|prefix| !removed.contains(prefix))
-            .map(|prefix| NotFound { prefix: *prefix, covered_by: covering(prefix) })
+            .map(|prefix| NotFound { prefix: *prefix, covered_by: remaining.longest_covering(prefix) })
             .collect(),
-        still_covered: removed
+        still_covered: prefixes
             .iter()
-            .filter_map(|prefix| Some(StillCovered { prefix: *prefix, by: covering(prefix)? }))
+            .filter(|prefix| removed.contains(prefix))
+            .filter_map(|prefix| {
+                Some(StillCovered { prefix: *prefix, by: remaining.longest_covering(prefix)? })
+            })
             .collect(),
     };
-    if global.json {
-        output::json(&report)?;
-    } else {
-        tell(action, "removed", &report.removed)?;
-        for still in report.still_covered.iter().take(MOST_TOLD) {
-            output::note(&format!(
-                "note: {} is still covered by {} {}",
-                still.prefix,
-                action.name(),
-                still.by
-            ));
-        }
-        for NotFound { prefix, covered_by } in report.not_found.iter().take(MOST_TOLD) {
-            let covered =
-                covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
-            output::note(&format!("no {} entry {prefix}{covered}", action.name()));
-        }
-        if report.not_found.len() > MOST_TOLD {
-            output::note(&format!("and {} more without an entry", report.not_found.len() - MOST_TOLD));
-        }
-    }
-    Ok(match (report.removed.is_empty(), report.not_found.is_empty()) {
+    let exit = match (report.removed.is_empty(), report.not_found.is_empty()) {
         (_, true) => Exit::Done,
         (false, false) => Exit::Partly,
         (true, false) => Exit::NothingMatched,
-    })
+    };
+    reported(tell_removed(global, action, &report), exit)
+}
+
+fn tell_removed(global: &Global, action: Action, report: &Removed) -> Result<()> {
+    if global.json {
+        return output::json(report);
+    }
+    tell(action, "removed", &report.removed)?;
+    for still in report.still_covered.iter().take(MOST_TOLD) {
+        output::note(&format!("note: {} is still covered by {} {}", still.prefix, action.name(), still.by));
+    }
+    for NotFound { prefix, covered_by } in report.not_found.iter().take(MOST_TOLD) {
+        let covered =
+            covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
+        output::note(&format!("no {} entry {prefix}{covered}", action.name()));
+    }
+    if report.not_found.len() > MOST_TOLD {
+        output::note(&format!("and {} more without an entry", report.not_found.len() - MOST_TOLD));
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -254,18 +279,17 @@ fn flush(global: &Global, action: Action) -> Result<Exit> {
     let current = filter.entries()?;
     let keys = current.wanted().map(|(_, entry)| entry.key).filter(|key| key.action == action).collect();
     let removed = filter.change(&current, Change::Remove(keys))?.removed;
-    if global.json {
-        let now = monotonic_now();
-        let removed = removed.iter().map(|entry| EntryView::new(entry, now)).collect();
-        output::json(Removed { removed, not_found: Vec::new(), still_covered: Vec::new() })?;
-    } else {
-        output::line(&format!(
-            "removed: {} {} entries",
-            output::grouped(removed.len() as u64),
-            action.name()
-        ))?;
-    }
-    Ok(Exit::Done)
+    drop(filter);
+    let told = || {
+        if global.json {
+            let now = monotonic_now();
+            let removed = removed.iter().map(|entry| EntryView::new(entry, now)).collect();
+            return output::json(Removed { removed, not_found: Vec::new(), still_covered: Vec::new() });
+        }
+        let many = output::counted(removed.len(), "entry", "entries");
+        output::line(&format!("removed all {} entries: {many}", action.name()))
+    };
+    reported(told(), Exit::Done)
 }
 
 /// The prefixes of a command line, `-` standing for those on standard input. All are checked, so that one run
@@ -288,6 +312,7 @@ fn read_prefixes(arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
 fn read_lines(input: impl io::BufRead, mask: bool, most: u64) -> Result<Vec<Prefix>> {
     let mut prefixes = Vec::new();
     let mut refused = Vec::new();
+    let mut more_refused = 0u64;
     let mut input = input.take(most);
     let mut bytes = Vec::new();
     for number in 1u64.. {
@@ -302,7 +327,13 @@ fn read_lines(input: impl io::BufRead, mask: bool, most: u64) -> Result<Vec<Pref
         }
         match Prefix::parse(text, mask) {
             Ok(prefix) => prefixes.push(prefix),
+            Err(_) if refused.len() == MOST_TOLD => more_refused += 1,
             Err(error) => refused.push(format!("line {number}: {error}")),
+        }
+        if prefixes.len() > MOST_PREFIXES {
+            bail!(UsageError(format!(
+                "standard input holds over {MOST_PREFIXES} prefixes, more than fit in any table"
+            )));
         }
     }
     if input.limit() == 0 {
@@ -311,9 +342,7 @@ fn read_lines(input: impl io::BufRead, mask: bool, most: u64) -> Result<Vec<Pref
     if refused.is_empty() {
         return Ok(prefixes);
     }
-    let rest = refused.len().saturating_sub(MOST_TOLD);
-    refused.truncate(MOST_TOLD);
-    let rest = if rest > 0 { format!("\nand {rest} more lines") } else { String::new() };
+    let rest = if more_refused > 0 { format!("\nand {more_refused} more lines") } else { String::new() };
     bail!(UsageError(format!("standard input, nothing was changed:\n{}{rest}", refused.join("\n"))))
 }
 

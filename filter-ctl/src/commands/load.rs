@@ -6,51 +6,41 @@ use serde::Serialize;
 use crate::cli::{Global, LoadArgs};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
-use crate::kernel::filter::{self, LoadOutcome};
+use crate::kernel::loading::{self, LoadOptions, LoadOutcome};
 use crate::output;
 
 #[derive(Serialize)]
-struct Report<'a> {
-    interfaces: Vec<InterfaceReport<'a>>,
+struct Report {
+    interfaces: Vec<InterfaceReport>,
 }
 
 #[derive(Serialize)]
-struct InterfaceReport<'a> {
-    interface: &'a str,
+struct InterfaceReport {
+    interface: String,
     mode: Mode,
     already_loaded: bool,
 }
 
 pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
-    let mut interfaces = args.interfaces.clone();
-    let mut seen = std::collections::HashSet::new();
-    interfaces.retain(|name| seen.insert(name.clone()));
-    let outcomes = filter::load(
-        &global.pins(),
-        &interfaces,
-        args.mode,
-        args.max_entries,
-        global.lock_wait,
-        global.verbose,
-    )?;
+    let options = LoadOptions {
+        mode: args.mode,
+        max_entries: args.max_entries,
+        lock_wait: global.lock_wait,
+        verbose: global.verbose,
+    };
+    let outcomes = loading::load(&global.pins(), &args.interfaces, options)?;
     if global.json {
-        let interfaces = interfaces.iter().zip(&outcomes);
-        let interfaces = interfaces.map(|(interface, outcome)| InterfaceReport {
+        let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
             interface,
             mode: args.mode,
-            already_loaded: *outcome == LoadOutcome::AlreadyLoaded,
-        });
-        output::json(Report { interfaces: interfaces.collect() })?;
-    } else {
-        for (interface, outcome) in interfaces.iter().zip(outcomes) {
-            let mode = args.mode.name();
-            match outcome {
-                LoadOutcome::Loaded => output::line(&format!("{interface}: filtering in {mode} mode"))?,
-                LoadOutcome::AlreadyLoaded => {
-                    output::line(&format!("{interface}: was already filtering in {mode} mode"))?
-                }
-            }
-        }
+            already_loaded,
+        };
+        output::json(Report { interfaces: outcomes.into_iter().map(report).collect() })?;
+        return Ok(Exit::Done);
+    }
+    for LoadOutcome { interface, already_loaded } in outcomes {
+        let was = if already_loaded { "was already filtering" } else { "filtering" };
+        output::line(&format!("{interface}: {was} in {} mode", args.mode.name()))?;
     }
     Ok(Exit::Done)
 }

@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::cli::{Cli, Command, Global, definition};
 use crate::exit::Exit;
 use crate::kernel::{Filter, Pins};
+use crate::output;
 use crate::policy::Action;
 
 /// Runs a command.
@@ -28,7 +29,9 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Allow(command) => entries::run(global, Action::Allow, &command),
         Command::Stats(args) => stats::run(global, &args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut definition(), "filter-ctl", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut definition(), "filter-ctl", &mut script);
+            output::raw_line(String::from_utf8_lossy(&script).trim_end())?;
             Ok(Exit::Done)
         }
     }

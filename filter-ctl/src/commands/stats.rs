@@ -51,7 +51,7 @@ pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
                 (true, None) => output::json(&report)?,
                 (false, watch) => {
                     if watch.is_some() && std::io::stdout().is_terminal() {
-                        output::line(CLEAR)?;
+                        output::raw_line(CLEAR)?;
                     }
                     print(&report)?;
                 }

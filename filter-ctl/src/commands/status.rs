@@ -73,6 +73,8 @@ pub fn run(global: &Global) -> Result<Exit> {
         let loaded_for_s = slot.map(|slot| now_s.saturating_sub(slot.loaded_s));
         let (state, device, mode) = match state {
             State::Attached { device, mode, .. } => ("attached", Some(device), Some(mode)),
+            State::Stale { device, .. } => ("stale", Some(device), None),
+            State::Elsewhere { .. } => ("elsewhere", None, None),
             State::Gone => ("gone", None, None),
         };
         let loaded_at = loaded_for_s.and_then(|age_s| {
@@ -89,14 +91,14 @@ pub fn run(global: &Global) -> Result<Exit> {
             loaded_for_s,
         });
     }
-    let some_are_gone = interfaces.iter().any(|interface| interface.device.is_none());
+    let all_are_attached = interfaces.iter().all(|interface| interface.state == "attached");
     let report = Report { version: env!("CARGO_PKG_VERSION"), abi: ABI_VERSION, entries: counts, interfaces };
     if global.json {
         output::json(&report)?
     } else {
         print(&report)?
     }
-    Ok(if some_are_gone { Exit::Partly } else { Exit::Done })
+    Ok(if all_are_attached { Exit::Done } else { Exit::Partly })
 }
 
 fn print(report: &Report) -> Result<()> {
@@ -108,7 +110,7 @@ fn print(report: &Report) -> Result<()> {
             None => interface.interface.clone(),
         };
         table.add_row([
-            Cell::new(name),
+            output::foreign(&name),
             output::coloured(interface.state),
             Cell::new(interface.mode.map_or("-", Mode::name)),
             Cell::new(interface.program_id),
@@ -126,12 +128,21 @@ fn print(report: &Report) -> Result<()> {
         output::grouped(allow as u64),
         output::grouped(limit.into())
     ))?;
-    for interface in report.interfaces.iter().filter(|interface| interface.device.is_none()) {
-        output::note(&format!(
-            "{0}: no device of this network namespace runs its program: it vanished or was moved. `filter-ctl load {0}` \
-             filters it again once it is back, `filter-ctl unload {0}` forgets it",
-            interface.interface
-        ));
+    for InterfaceReport { interface, state, .. } in &report.interfaces {
+        match *state {
+            "gone" => output::note(&format!(
+                "{interface}: the device is gone. `filter-ctl load {interface}` filters it again once it is back, \
+                 `filter-ctl unload {interface}` forgets it"
+            )),
+            "elsewhere" => output::note(&format!(
+                "{interface}: filtered in another network namespace; ask for its status there"
+            )),
+            "stale" => output::note(&format!(
+                "{interface}: runs the program of another build, which does not know these entries; \
+                 `filter-ctl unload {interface}` and load it again"
+            )),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::{Global, UnloadArgs};
 use crate::exit::Exit;
-use crate::kernel::filter::{self, Unloaded};
+use crate::kernel::loading::{self, Unloaded};
 use crate::output;
 
 #[derive(Serialize)]
@@ -18,7 +18,7 @@ struct Report {
 pub fn run(global: &Global, args: &UnloadArgs) -> Result<Exit> {
     let named = (!args.all).then_some(args.interfaces.as_slice());
     let Unloaded { interfaces, everything, entries } =
-        filter::unload(&global.pins(), named, global.lock_wait)?;
+        loading::unload(&global.pins(), named, global.lock_wait)?;
     if global.json {
         output::json(Report { interfaces, everything_removed: everything, entries_removed: entries })?;
         return Ok(Exit::Done);
@@ -27,9 +27,8 @@ pub fn run(global: &Global, args: &UnloadArgs) -> Result<Exit> {
         output::line(&format!("{interface}: no longer filtered"))?;
     }
     if everything {
-        output::line(&format!(
-            "nothing is filtered any more; {entries} entries and all counters were removed"
-        ))?;
+        let entries = output::counted(entries, "entry", "entries");
+        output::line(&format!("nothing is filtered any more; {entries} and all counters were removed"))?;
     }
     Ok(Exit::Done)
 }

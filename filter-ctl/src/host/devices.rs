@@ -2,6 +2,7 @@
 //! kernel knows the true mode.
 
 use std::fs;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -78,6 +79,35 @@ pub fn devices() -> Result<Vec<Device>> {
             .await
             .context("could not list the network devices")?;
         Ok(messages.into_iter().map(device).collect())
+    })
+}
+
+/// Detaches `program` from a device, to which it was attached without a link; does nothing if another is there.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn detach_xdp(ifindex: u32, mode: Mode, program: BorrowedFd<'_>) -> Result<()> {
+    const NO_PROGRAM: i32 = -1;
+    /// `XDP_FLAGS_REPLACE` of linux/if_link.h (5.7): only if the expected program is attached.
+    const REPLACE: u32 = 1 << 4;
+    let flags = match mode {
+        Mode::Native => 1 << 2,
+        Mode::Generic => 1 << 1,
+    };
+    let expected = u32::try_from(program.as_raw_fd()).context("a descriptor is not negative")?;
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes.push(LinkAttribute::Xdp(vec![
+        LinkXdp::Fd(NO_PROGRAM),
+        LinkXdp::Flags(flags | REPLACE),
+        LinkXdp::ExpectedFd(expected),
+    ]));
+    block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("could not open a netlink socket")?;
+        tokio::spawn(connection);
+        handle.link().set(message).execute().await.context("could not detach the program")
     })
 }
 

@@ -3,11 +3,15 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{ProgramError, Xdp, XdpMode, loaded_programs};
+use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use filter_common::abi::{self, Capacity, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM, TEST_SLOT};
 use rustix::io::Errno;
@@ -25,10 +29,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fi
 /// what can be megabytes is only counted.
 const VERIFIER_LINES: usize = 12;
 
+/// How long a device may still run the program after its link was closed: another process, such as a tool that
+/// lists all links, may hold the link open for a moment.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What became of a loaded interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The program runs on a device.
+    /// The program runs on a device and uses these maps.
     Attached {
         /// The device's name now, which may differ from the name under which it was loaded.
         device: String,
@@ -37,7 +45,19 @@ pub enum State {
         /// The mode that the kernel reports.
         mode: Mode,
     },
-    /// No device of this network namespace runs the program: it vanished, or was moved to another namespace.
+    /// The program runs on a device, but is another build's: it does not use these maps.
+    Stale {
+        /// The device's name now.
+        device: String,
+        /// Its index now.
+        ifindex: u32,
+    },
+    /// The program runs on a device of another network namespace.
+    Elsewhere {
+        /// The device's index there.
+        ifindex: u32,
+    },
+    /// The device is gone.
     Gone,
 }
 
@@ -56,23 +76,67 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// If its link can't be opened.
+/// If its link can't be opened or queried.
 pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     let path = pins.link(name);
     let link =
         PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let info =
-        FdLink::from(link).info().with_context(|| format!("could not query the link {}", path.display()))?;
+    let link = FdLink::from(link);
+    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
     let program_id = info.program_id();
-    // Each interface has a program of its own, so the program tells the device, whatever its name is now.
-    let state = match devices.iter().find(|device| device.runs(program_id)) {
-        Some(Device { name: device, ifindex, xdp: Some(xdp), .. }) => match xdp.mode {
-            Some(mode) => State::Attached { device: device.clone(), ifindex: *ifindex, mode },
-            None => bail!("{device} runs the filter in a mode that this program never asks for"),
-        },
-        _ => State::Gone,
+    let ifindex = ifindex_of_open_link(info.id())?;
+    let device = devices.iter().find(|device| device.ifindex == ifindex && device.runs(program_id));
+    let state = match (ifindex, device.and_then(|device| Some((device, device.xdp?.mode)))) {
+        (0, _) => State::Gone,
+        (_, None) => State::Elsewhere { ifindex },
+        (_, Some((device, _))) if !uses_these_maps(pins, name, program_id)? => {
+            State::Stale { device: device.name.clone(), ifindex }
+        }
+        (_, Some((device, Some(mode)))) => State::Attached { device: device.name.clone(), ifindex, mode },
+        (_, Some((device, None))) => {
+            bail!("{} runs the filter in a mode that filter-ctl never asks for", device.name)
+        }
     };
     Ok(Loaded { name: name.to_owned(), program_id, state })
+}
+
+/// As [`inspect`], for all interfaces that are loaded.
+///
+/// # Errors
+///
+/// If a link can't be opened or queried, or netlink fails.
+pub fn inspect_all(pins: &Pins) -> Result<Vec<Loaded>> {
+    let devices = devices::devices()?;
+    pins.loaded_interfaces()?.iter().map(|name| inspect(pins, name, &devices)).collect()
+}
+
+/// The index of the device to which a link that this process has open is attached; zero once the device is gone.
+/// The kernel tells it in the descriptor's fdinfo (since 5.9, as the link itself).
+fn ifindex_of_open_link(link_id: u32) -> Result<u32> {
+    let value = |text: &str, key: &str| -> Option<u32> {
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
+    };
+    let files = fs::read_dir("/proc/self/fdinfo").context("could not list /proc/self/fdinfo")?;
+    let texts = files.flatten().filter_map(|file| fs::read_to_string(file.path()).ok());
+    texts
+        .filter(|text| value(text, "link_id") == Some(link_id))
+        .find_map(|text| value(&text, "ifindex"))
+        .with_context(|| format!("the kernel does not say where link {link_id} is attached"))
+}
+
+/// Whether the program behind the link is the one pinned for this ABI, with the maps that are pinned beside it.
+fn uses_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<bool> {
+    let path = pins.program(name);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let context = || format!("could not query the program {}", path.display());
+    let program = ProgramInfo::from_pin(&path).with_context(context)?;
+    let used = program.map_ids().with_context(context)?.unwrap_or_default();
+    Ok(program.id() == program_id
+        && abi::PROGRAM_MAPS
+            .iter()
+            .all(|spec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()))))
 }
 
 /// Makes and pins the maps that are missing.
@@ -131,11 +195,12 @@ fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
     anyhow!(io_error).context(format!("the kernel's verifier refused the program:\n{tail}{hint}"))
 }
 
-/// Loads a program for `device`, attaches it by a bpf_link and pins both.
+/// Loads a program for `device`, attaches it by a bpf_link and pins both, in place of what may be pinned for a
+/// device of this name that is gone.
 ///
 /// # Errors
 ///
-/// A [`Refusal`] where the kernel or the driver said no; then nothing is attached or pinned.
+/// A [`Refusal`] where the kernel or the driver said no; then everything is as it was.
 pub fn attach(
     pins: &Pins,
     maps: &mut Maps,
@@ -144,71 +209,77 @@ pub fn attach(
     now_s: u32,
     verbose: bool,
 ) -> Result<()> {
-    let name = &device.name;
-    let slot = take_slot(maps, device, now_s)?;
-    let result = (|| {
-        let mut object = load(pins, maps.max_entries(), slot, verbose)?;
-        let program = xdp(&mut object)?;
-        let program_id = program.info().context("could not query the program")?.id();
-        // An interrupted load or an interface that vanished may have left pins behind.
-        remove_pin(&pins.program(name))?;
-        program.pin(pins.program(name)).with_context(|| format!("could not pin the program of {name}"))?;
+    let (slot, before) = find_slot(maps, &device.name)?;
+    let mut object = load(pins, maps.max_entries(), slot, verbose)?;
+    let program = xdp(&mut object)?;
+    let program_id = program.info().context("could not query the program")?.id();
+    let link = attach_link(program, device, mode)?;
 
-        let flags = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
-        let id = program
-            .attach_to_if_index(device.ifindex, flags)
-            .map_err(|error| refusal(name, device.ifindex, mode, error))?;
-        let link = program.take_link(id).context("the link just made is not there")?;
-        // On EINVAL aya attaches by netlink, without a link that could be pinned. Dropping it detaches.
-        let link = FdLink::try_from(link)
-            .map_err(|_| refusal_for(name, device.ifindex, mode, Errno::INVAL.raw_os_error()))?;
-        remove_pin(&pins.link(name))?;
-        // The link is attached while its descriptor is open or it is pinned: dying here detaches it.
-        let pinned =
-            link.pin(pins.link(name)).with_context(|| format!("could not pin the link of {name}"))?;
-        let verified =
-            devices::devices().and_then(|devices| verify(pins, device, mode, program_id, &devices));
-        if verified.is_err() {
-            // The pin goes first: afterwards the descriptor is all that holds the link.
-            let _ = pinned.unpin();
-        }
-        verified
-    })();
-    if result.is_err() {
-        let _ = fs::remove_file(pins.program(name));
-        release_slot(maps, name)?;
+    // Attached while this process lives; from the moment its link is pinned, for good. The slot is taken before.
+    let taken = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };
+    maps.set_interface(slot, &taken)?;
+    let pinned = pin(pins, program, link, &device.name);
+    let verified = pinned.and_then(|()| verify(pins, device, mode, program_id));
+    if let Err(error) = verified {
+        let undone = unpin_link(&pins.link(&device.name))
+            .and_then(|()| remove_pin(&pins.program(&device.name)))
+            .and_then(|()| maps.set_interface(slot, &before));
+        return Err(match undone {
+            Ok(()) => error,
+            Err(undo) => error.context(format!("{}: undoing the load failed: {undo:#}", device.name)),
+        });
     }
-    result
+    Ok(())
+}
+
+/// Attaches the program by a bpf_link, which lives as long as somebody holds it.
+fn attach_link(program: &mut Xdp, device: &Device, mode: Mode) -> Result<FdLink> {
+    let flags = match mode {
+        Mode::Native => XdpMode::Driver,
+        Mode::Generic => XdpMode::Skb,
+    };
+    let id = program
+        .attach_to_if_index(device.ifindex, flags)
+        .map_err(|error| refusal(&device.name, device.ifindex, mode, error))?;
+    let link = program.take_link(id).context("the link just made is not there")?;
+    FdLink::try_from(link).or_else(|_| {
+        // On EINVAL aya attaches by netlink: nothing could be pinned, and it would stay without an owner. aya
+        // forgets such a link without detaching it.
+        let program = program.fd().context("the program just loaded has no descriptor")?;
+        devices::detach_xdp(device.ifindex, mode, program.as_fd())
+            .with_context(|| format!("{}: the program stayed attached without a link", device.name))?;
+        Err(refusal_for(&device.name, device.ifindex, mode, Errno::INVAL.raw_os_error()).into())
+    })
+}
+
+fn pin(pins: &Pins, program: &mut Xdp, link: FdLink, name: &str) -> Result<()> {
+    remove_pin(&pins.program(name))?;
+    program.pin(pins.program(name)).with_context(|| format!("could not pin the program of {name}"))?;
+    remove_pin(&pins.link(name))?;
+    link.pin(pins.link(name)).with_context(|| format!("could not pin the link of {name}"))?;
+    Ok(())
 }
 
 /// Asks the kernel whether what was asked for is what is there.
-fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32, devices: &[Device]) -> Result<()> {
-    let loaded = inspect(pins, &device.name, devices)?;
+fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32) -> Result<()> {
+    let loaded = inspect(pins, &device.name, &devices::devices()?)?;
+    let name = &device.name;
     ensure!(
         loaded.program_id == program_id,
-        "{}: the link runs program {} in place of {program_id}, which was just attached",
-        device.name,
+        "{name}: the link runs program {} in place of {program_id}, which was just attached",
         loaded.program_id
     );
     match loaded.state {
-        State::Attached { ifindex, mode: true_mode, .. }
-            if ifindex == device.ifindex && true_mode == mode =>
-        {
-            Ok(())
-        }
-        State::Attached { mode: true_mode, .. } => {
-            bail!(
-                "{}: {} mode was asked for, and the kernel chose {} mode",
-                device.name,
-                mode.name(),
-                true_mode.name()
-            )
-        }
-        State::Gone => bail!("{}: the interface vanished while the filter was being loaded", device.name),
+        State::Attached { ifindex, mode: true_mode, .. } if ifindex == device.ifindex => ensure!(
+            true_mode == mode,
+            "{name}: {} mode was asked for, and the kernel chose {} mode",
+            mode.name(),
+            true_mode.name()
+        ),
+        State::Gone => bail!("{name}: the interface vanished while the filter was being loaded"),
+        state => bail!("{name}: the filter was attached and is not where it should be: {state:?}"),
     }
+    Ok(())
 }
 
 /// Detaches and forgets the interface that was loaded as `name`.
@@ -225,8 +296,14 @@ pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
     let link = link.unpin().with_context(|| format!("could not remove the pin {}", path.display()))?;
     let program_id = link.info().with_context(|| format!("could not query the link of {name}"))?.program_id();
     drop(link);
-    if let Some(device) = devices::devices()?.iter().find(|device| device.runs(program_id)) {
-        bail!("{} still runs the filter: another process holds its link open; end it", device.name);
+    let deadline = Instant::now() + DETACH_PATIENCE;
+    while let Some(device) = devices::devices()?.iter().find(|device| device.runs(program_id)) {
+        ensure!(
+            Instant::now() < deadline,
+            "{} still runs the filter: another process holds its link open; it ends with that process",
+            device.name
+        );
+        thread::sleep(Duration::from_millis(10));
     }
     remove_pin(&pins.program(name))?;
     maps.map_or(Ok(()), |maps| release_slot(maps, name))
@@ -243,28 +320,24 @@ pub fn slot_of(maps: &Maps, name: &str) -> Result<Option<u32>> {
     Ok((0..).zip(slots).find(|(_, slot)| slot.name == padded).map(|(slot, _)| slot))
 }
 
-/// Finds a slot for `device`: the one it had, with its counts, or a free one, zeroed.
-fn take_slot(maps: &mut Maps, device: &Device, now_s: u32) -> Result<u32> {
-    let interface = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };
-    let slot = match slot_of(maps, &device.name)? {
-        Some(slot) => slot,
-        None => {
-            let slots = maps.interfaces()?;
-            let free =
-                (0..).zip(slots).find(|(slot, interface)| *slot != TEST_SLOT && interface.name == [0; 16]);
-            let Some((slot, _)) = free else {
-                bail!(
-                    "{}: all {} interface slots are taken; unload another interface first",
-                    device.name,
-                    abi::INTERFACE_SLOTS - 1
-                );
-            };
-            maps.zero_interface(slot)?;
-            slot
-        }
+/// Finds a slot for `name`, and what it holds: the one it had, with its counts, or a free one, zeroed.
+fn find_slot(maps: &mut Maps, name: &str) -> Result<(u32, abi::Interface)> {
+    let slots = maps.interfaces()?;
+    let had = padded(name)?;
+    let numbered = || (0..).zip(slots.iter().copied());
+    if let Some(slot) = numbered().find(|(_, interface)| interface.name == had) {
+        return Ok(slot);
+    }
+    let free =
+        numbered().find(|(slot, interface)| *slot != TEST_SLOT && *interface == abi::Interface::default());
+    let Some((slot, interface)) = free else {
+        bail!(
+            "{name}: all {} interface slots are taken; unload another interface first",
+            abi::INTERFACE_SLOTS - 1
+        );
     };
-    maps.set_interface(slot, &interface)?;
-    Ok(slot)
+    maps.zero_interface(slot)?;
+    Ok((slot, interface))
 }
 
 /// Frees the slots of interfaces that have no link: what a load that died left behind. Needs the lock, since a
@@ -299,6 +372,16 @@ fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     );
     padded[..name.len()].copy_from_slice(name.as_bytes());
     Ok(padded)
+}
+
+/// Removes a link's pin, and with it the link, at once: see [`detach`]. Does nothing where there is none.
+fn unpin_link(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let link =
+        PinnedLink::from_pin(path).with_context(|| format!("could not open the link {}", path.display()))?;
+    link.unpin().map(drop).with_context(|| format!("could not remove the pin {}", path.display()))
 }
 
 /// Removes a pin; does nothing where there is none.

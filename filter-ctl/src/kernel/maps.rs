@@ -129,20 +129,15 @@ impl Maps {
         self.max_entries
     }
 
-    /// The highest entry id that was ever used.
+    /// An id above which none is in use.
     pub fn highest_entry(&self) -> Result<u32> {
         let header = self.header.get(&0, 0).context("could not read the map `header`")?;
         Ok(header.highest_entry.min(self.max_entries))
     }
 
-    /// Notes that ids up to `id` may be in use.
-    pub fn raise_highest_entry(&mut self, id: u32) -> Result<()> {
-        if id > self.highest_entry()? {
-            self.header
-                .set(0, Header { highest_entry: id }, 0)
-                .context("could not write the map `header`")?;
-        }
-        Ok(())
+    /// Notes that no id above `id` is in use.
+    pub fn set_highest_entry(&mut self, id: u32) -> Result<()> {
+        self.header.set(0, Header { highest_entry: id }, 0).context("could not write the map `header`")
     }
 
     /// Reads the slot of an entry.

@@ -2,6 +2,7 @@
 
 pub mod filter;
 pub mod interface;
+pub mod loading;
 pub mod maps;
 pub mod pins;
 pub mod refusal;

@@ -20,11 +20,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use filter_common::abi::{ABI_VERSION, MapSpec};
-use rustix::fs::{FlockOperation, flock, fstatfs};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstatfs, openat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use thiserror::Error;
 
 /// Where the filter is pinned unless the operator says otherwise.
 pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/filter-ctl";
+
+/// Start of the name of each ABI's directory.
+const ABI_DIRECTORY: &str = "abi-";
+
+/// Name of the directory of programs, below that of an ABI.
+const PROGRAMS_DIRECTORY: &str = "programs";
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -66,7 +74,7 @@ impl Pins {
 
     /// The directory of everything that depends on the ABI.
     pub fn abi(&self) -> PathBuf {
-        self.root.join(format!("abi-{ABI_VERSION}"))
+        self.root.join(format!("{ABI_DIRECTORY}{ABI_VERSION}"))
     }
 
     /// The pin of a map.
@@ -76,7 +84,7 @@ impl Pins {
 
     /// The directory of programs.
     pub fn programs(&self) -> PathBuf {
-        self.abi().join("programs")
+        self.abi().join(PROGRAMS_DIRECTORY)
     }
 
     /// The program of an interface.
@@ -106,40 +114,37 @@ impl Pins {
         Ok(names)
     }
 
-    /// Makes the directories, with access for root only.
-    ///
-    /// # Errors
-    ///
-    /// If the root is not on a BPF file system, or a directory can't be made.
-    pub fn create(&self) -> Result<()> {
+    /// Makes the pin root, with access for root only; does nothing where there is one.
+    fn create_root(&self) -> Result<()> {
+        ensure!(geteuid().is_root(), "loading the filter needs root: run it with sudo");
         self.check_file_system()?;
-        for directory in [self.root.clone(), self.links(), self.abi(), self.programs()] {
-            match fs::DirBuilder::new().mode(0o700).create(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("could not create {}", directory.display()));
-                }
-            }
-        }
-        Ok(())
+        create_directory(&self.root)
     }
 
-    /// Removes whatever is pinned below the root, links first, and then the root.
+    /// Makes the directories below the pin root. Needs the lock, since `unload` removes them.
+    fn create_directories(&self) -> Result<()> {
+        [self.links(), self.abi(), self.programs()]
+            .iter()
+            .try_for_each(|directory| create_directory(directory))
+    }
+
+    /// Removes whatever is pinned below the root, links first, other ABIs' included, and then the root. Needs the
+    /// lock.
     ///
     /// # Errors
     ///
     /// If something can't be removed, or is not something that this program puts there.
     pub fn remove(&self) -> Result<()> {
-        for directory in [self.links(), self.programs(), self.abi()] {
-            remove_directory(&directory)?;
-        }
-        match fs::remove_dir(&self.root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("could not remove {}", self.root.display()))
+        remove_directory(&self.links())?;
+        let context = || format!("could not list {}", self.root.display());
+        for entry in fs::read_dir(&self.root).with_context(context)? {
+            let path = entry.with_context(context)?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ABI_DIRECTORY)) {
+                remove_directory(&path.join(PROGRAMS_DIRECTORY))?;
+                remove_directory(&path)?;
             }
-            _ => Ok(()),
         }
+        fs::remove_dir(&self.root).with_context(|| format!("could not remove {}", self.root.display()))
     }
 
     /// Refuses a place where nothing can be pinned, or where bpffs would refuse the name with a bare EPERM.
@@ -180,6 +185,15 @@ fn interface_name(pin: &str) -> String {
     pin.replace(':', ".")
 }
 
+fn create_directory(directory: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("could not create {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes a directory that holds no directories; does nothing where there is none.
 fn remove_directory(directory: &Path) -> Result<()> {
     let context = || format!("could not remove {}", directory.display());
@@ -211,19 +225,28 @@ impl Lock {
         let root = pins.root();
         let deadline = Instant::now() + wait;
         loop {
-            let directory = match File::open(root) {
-                Ok(directory) => directory,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Not through a symbolic link: whoever made it could point it elsewhere later.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let directory = match openat(CWD, root, flags, Mode::empty()) {
+                Ok(directory) => File::from(directory),
+                Err(Errno::NOENT) => {
                     return Err(NotLoaded(format!(
                         "nothing is pinned at {}; start with `filter-ctl load IFACE`",
                         root.display()
                     ))
                     .into());
                 }
+                Err(Errno::ACCESS) => {
+                    bail!("the pin root {} can't be opened: run it as root", root.display())
+                }
+                Err(Errno::LOOP | Errno::NOTDIR) => bail!(
+                    "the pin root {} is not a directory, or a symbolic link: it is not used, since its owner could \
+                     replace what is pinned; remove it or choose another with --pin-root",
+                    root.display()
+                ),
                 Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("could not open the pin root {} (is this root?)", root.display())
-                    });
+                    return Err(error)
+                        .with_context(|| format!("could not open the pin root {}", root.display()));
                 }
             };
             check_owner(root, &directory)?;
@@ -231,7 +254,7 @@ impl Lock {
                 // Whoever held the lock may have removed the directory, and another may have made a new one.
                 Ok(()) if is_still_at(root, &directory)? => return Ok(Self { _directory: directory }),
                 Ok(()) => continue,
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(Errno::WOULDBLOCK) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("could not lock {}", root.display()));
                 }
@@ -248,21 +271,21 @@ impl Lock {
         }
     }
 
-    /// As [`Lock::acquire`], but makes the directories first where they are missing.
+    /// As [`Lock::acquire`], but makes the directories where they are missing.
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`] and [`Pins::create`].
+    /// As [`Lock::acquire`]; and if the root is not on a BPF file system, or a directory can't be made.
     pub fn create(pins: &Pins, wait: Duration) -> Result<Self> {
         let deadline = Instant::now() + wait;
         loop {
-            pins.create()?;
+            pins.create_root()?;
             match Self::acquire(pins, deadline.saturating_duration_since(Instant::now())) {
                 Ok(lock) => {
-                    // An `unload` may have come between: below the locked root all is ours to make.
-                    pins.create()?;
+                    pins.create_directories()?;
                     return Ok(lock);
                 }
+                // An `unload` came between.
                 Err(error) if error.is::<NotLoaded>() && Instant::now() < deadline => {}
                 Err(error) => return Err(error),
             }
@@ -273,7 +296,6 @@ impl Lock {
 /// Refuses a root that somebody else could have prepared: /sys/fs/bpf itself is often writable by all.
 fn check_owner(root: &Path, directory: &File) -> Result<()> {
     let metadata = directory.metadata().with_context(|| format!("could not query {}", root.display()))?;
-    ensure!(metadata.is_dir(), "the pin root {} is not a directory", root.display());
     ensure!(
         metadata.uid() == 0,
         "the pin root {} belongs to user {}, not to root: it is not used, since that user could replace what is pinned; \
@@ -293,7 +315,7 @@ fn check_owner(root: &Path, directory: &File) -> Result<()> {
 
 fn is_still_at(root: &Path, directory: &File) -> Result<bool> {
     let ours = directory.metadata().with_context(|| format!("could not query {}", root.display()))?;
-    match fs::metadata(root) {
+    match fs::symlink_metadata(root) {
         Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("could not query {}", root.display())),
@@ -315,9 +337,9 @@ mod tests {
 
     #[test]
     fn an_ordinary_directory_is_no_place_for_pins() {
-        let error = Pins::new("/tmp/filter-ctl-test").create().unwrap_err().to_string();
+        let error = Pins::new("/tmp/filter-ctl-test").check_file_system().unwrap_err().to_string();
         assert!(error.contains("not on a BPF file system") && error.contains("mount -t bpf"), "{error}");
-        let error = Pins::new("/tmp/filter.test").create().unwrap_err().to_string();
+        let error = Pins::new("/tmp/filter.test").check_file_system().unwrap_err().to_string();
         assert!(error.contains("dot"), "{error}");
     }
 

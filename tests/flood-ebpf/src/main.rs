@@ -10,7 +10,7 @@
 #![expect(missing_docs, reason = "a binary: nothing here is reachable from Rust")]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::xdp_action::XDP_ABORTED;
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_REDIRECT};
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect};
 use aya_ebpf::macros::{btf_map, xdp};
@@ -41,11 +41,12 @@ static IFINDEX: Global<u32> = Global::new(0);
 
 #[xdp]
 pub fn flood(context: XdpContext) -> u32 {
-    match rewrite(&Frame(&context)) {
-        // SAFETY: a helper with plain arguments, allowed in XDP programs. The action is in the low 32 bits.
-        Some(()) => unsafe { bpf_redirect(IFINDEX.load(), 0) as u32 },
-        None => XDP_ABORTED,
+    if rewrite(&Frame(&context)).is_none() {
+        return XDP_ABORTED;
     }
+    // SAFETY: a helper with plain arguments, allowed in XDP programs.
+    let action = unsafe { bpf_redirect(IFINDEX.load(), 0) };
+    if action == XDP_REDIRECT.into() { XDP_REDIRECT } else { XDP_ABORTED }
 }
 
 /// Gives the frame another source, and counts it.
@@ -53,8 +54,8 @@ fn rewrite(frame: &Frame<'_>) -> Option<()> {
     // The high half of the product is evenly distributed, and needs no division.
     let index = ((u64::from(random()) * u64::from(SOURCE_COUNT.load())) >> 32) as u32;
     let &[a, b, c, d, e, f, g, h, high, low] = SOURCES.get(index)?;
-    let host = random();
-    let (g, h) = (g | ((host >> 16) as u16 & high), h | (host as u16 & low));
+    let [random_high, random_low] = halves(random());
+    let (g, h) = (g | (random_high & high), h | (random_low & low));
     match frame.read::<1>(12)?.map(u16::from_be) {
         [0x0800] => {
             let change = frame.replace(ETHERNET + 12, [g, h])?;
@@ -78,9 +79,15 @@ fn rewrite(frame: &Frame<'_>) -> Option<()> {
 fn transport(frame: &Frame<'_>, offset: usize, protocol: u8, change: u32) -> Option<()> {
     let checksum = offset + if protocol == 6 { 16 } else { 6 };
     // Below 1024 are no clients.
-    let port = (random() as u16 | 1024).to_be();
+    let [_, port] = halves(random());
+    let port = (port | 1024).to_be();
     let change = change + frame.replace(offset, [port])?;
     frame.update(checksum, change)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "each half has 16 bits")]
+fn halves(word: u32) -> [u16; 2] {
+    [(word >> 16) as u16, word as u16]
 }
 
 fn random() -> u32 {
@@ -109,8 +116,8 @@ impl Frame<'_> {
         let [checksum] = self.read(offset)?;
         let sum = u32::from(!checksum) + change;
         let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let checksum = !(sum as u16);
+        let [carry, sum] = halves(sum);
+        let checksum = !(sum + carry);
         // Both zeros of one's complement verify alike.
         self.write(offset, [if checksum == 0 { 0xffff } else { checksum }])
     }

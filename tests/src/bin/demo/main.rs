@@ -5,6 +5,7 @@ mod console;
 mod traffic;
 mod world;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,21 +28,19 @@ const FLOOD_LIMIT: Duration = Duration::from_secs(45);
 /// The least harm that makes a flood: under this share of the quiet rate.
 const HURT: f64 = 0.5;
 
-/// What counts as recovered: over this share of the quiet rate. The rest is for other work on the machine.
-const RECOVERED: f64 = 0.8;
+/// What counts as recovered: over this share of the quiet rate. It was 0.99 on a machine with nothing else to
+/// do, and 0.82 beside builds that kept both CPUs busy.
+const RECOVERED: f64 = 0.7;
 
 fn main() -> ExitCode {
-    match Console::new().and_then(|console| story(&console)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Interrupted>() => {
-            eprintln!("\ndemo: interrupted; the hosts and all in them are gone");
-            INTERRUPTED.into()
-        }
-        Err(error) => {
-            eprintln!("\ndemo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let Err(error) = Console::new().and_then(|console| story(&console)) else {
+        return ExitCode::SUCCESS;
+    };
+    let interrupted = error.is::<Interrupted>();
+    let rest = if interrupted { "; all that it made goes with it" } else { "" };
+    // Where even this can't be written, there is nobody to tell.
+    let _ = writeln!(io::stderr(), "\ndemo: {error:#}{rest}");
+    if interrupted { INTERRUPTED.into() } else { ExitCode::FAILURE }
 }
 
 fn story(console: &Console) -> Result<()> {
@@ -51,7 +50,7 @@ fn story(console: &Console) -> Result<()> {
     );
     let world = World::new()?;
     introduce(console)?;
-    let (clients, flood) = (world.clients(), world.flood()?);
+    let (flood, clients) = (world.flood()?, world.clients());
     let scene = Scene { console, world: &world, clients: &clients, flood: &flood };
     let quiet = scene.quiet()?;
     let running = flood.start(world.internet_cpu(), FLOOD_LIMIT);
@@ -64,13 +63,13 @@ fn story(console: &Console) -> Result<()> {
 }
 
 fn introduce(console: &Console) -> Result<()> {
-    let [v4, v6] = CLIENTS;
+    let ([v4, v6], [first, second, third]) = (CLIENTS, FLOOD);
     console.line(&format!(
-        "A server with a service on TCP port 80, good clients that ask it over IPv4 ({v4})
-and IPv6 ({v6}), and a SYN flood from random hosts of
-{}. All of it lives in network
-namespaces of this process and takes half a minute; Ctrl-C ends it.",
-        FLOOD.join(", ")
+        "A server with a service on TCP port 80; good clients that ask it, {v4} over IPv4
+and {v6} over IPv6; and a SYN flood from random hosts in {first},
+{second} and {third}. The server has one CPU, and the flood
+another. All of it lives in network namespaces of this process and takes half a
+minute. Ctrl-C ends it."
     ))
 }
 
@@ -86,7 +85,7 @@ struct Snapshot {
 struct Rates {
     /// Requests answered, a second.
     answered: f64,
-    /// Time to an answer, on average, in milliseconds.
+    /// Time to an answer, on average, in milliseconds; not a number if there was none.
     took_ms: f64,
     /// Share of the requests that failed.
     failed: f64,
@@ -94,6 +93,12 @@ struct Rates {
     sent: f64,
     /// Packets that came in at the server, a second.
     arrived: f64,
+}
+
+impl Rates {
+    fn took(&self) -> String {
+        if self.took_ms.is_nan() { "-".to_owned() } else { format!("{:.1} ms", self.took_ms) }
+    }
 }
 
 /// Who acts.
@@ -149,6 +154,7 @@ impl Scene<'_> {
         self.filter_ctl(&["stats"])?;
         let rates = self.measure()?;
         self.tell_flood(&rates)?;
+        self.console.line("(faster now: its CPU is also the network card's, which has less to do)")?;
         self.tell_service(&rates)?;
         ensure!(rates.answered > quiet.answered * RECOVERED, "step 4: the service does not recover");
         Ok(rates)
@@ -168,7 +174,7 @@ impl Scene<'_> {
 
     /// Packets dropped since they were blocked, from every prefix some.
     fn dropped(&self) -> Result<u64> {
-        let stats = self.world.server.ctl(&["stats", "--over", "0s", "--json"]).json();
+        let stats = self.world.server.ctl(&["stats", "--over", "0s", "--json"]).done().json();
         let mut total = 0;
         for prefix in FLOOD {
             let entry =
@@ -185,10 +191,9 @@ impl Scene<'_> {
         for (state, rates) in
             [("quiet", quiet), ("flood, no filter", unfiltered), ("flood, filtered", filtered)]
         {
-            let (answered, took_ms, sent) = (whole(rates.answered), rates.took_ms, whole(rates.sent));
+            let (answered, took, sent) = (whole(rates.answered), rates.took(), whole(rates.sent));
             let failed = rates.failed * 100.0;
-            self.console
-                .line(&format!("{state:18} {answered:>10} {took_ms:>10.1} ms {failed:>6.1} % {sent:>17}"))?;
+            self.console.line(&format!("{state:18} {answered:>10} {took:>13} {failed:>6.1} % {sent:>17}"))?;
         }
         self.console.line(&format!("dropped by the filter: {} packets", whole(dropped as f64)))
     }
@@ -223,16 +228,14 @@ impl Scene<'_> {
             at: Instant::now(),
             requests: self.clients.tally(),
             sent,
-            arrived: self.world.arrived()?,
+            arrived: self.flood.arrived()?,
         })
     }
 
     fn tell_service(&self, rates: &Rates) -> Result<()> {
-        let Rates { answered, took_ms, failed, .. } = rates;
-        let (answered, failed) = (whole(*answered), failed * 100.0);
-        self.console.line(&format!(
-            "service: {answered} requests/s answered, in {took_ms:.1} ms; {failed:.1} % failed"
-        ))
+        let (answered, took, failed) = (whole(rates.answered), rates.took(), rates.failed * 100.0);
+        self.console
+            .line(&format!("service: {answered} requests/s answered, in {took}; {failed:.1} % failed"))
     }
 
     fn tell_flood(&self, rates: &Rates) -> Result<()> {

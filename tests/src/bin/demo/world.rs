@@ -1,5 +1,5 @@
-//! The two hosts of the demo, what joins them, and who sends what. The numbers of the addresses are those that
-//! RFC 5737, RFC 2544 and RFC 3849 keep for such things.
+//! The two hosts of the demo, what joins them, and who sends what. Addresses are from what RFC 5737,
+//! RFC 2544 and RFC 3849 keep for such things.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -30,11 +30,14 @@ pub const CLIENTS: [usize; 2] = [9, 3];
 /// Where the flood comes from.
 pub const FLOOD: [&str; 3] = ["203.0.113.0/24", "198.18.66.0/23", "2001:db8:bad::/48"];
 
+/// Frames that show that the flood works: one of each family would do.
+const FIRST_FRAMES: u32 = 10;
+
 /// The hosts.
 ///
 /// The internet, with its clients, its flood, the wire and the server's network card, has one CPU, and the server
 /// another, on which its network stack and the service run: the card hands on what XDP passes (RPS). So the server
-/// is hurt by what its stack has to handle, not by the making of the flood. With one CPU all share it.
+/// is hurt by what its stack has to handle, not by the making of the flood.
 pub struct World {
     pub server: Host,
     internet: Host,
@@ -46,8 +49,9 @@ impl World {
     pub fn new() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-        let internet_cpu = cpus.next().context("no CPU")?;
-        let server_cpu = cpus.next().unwrap_or(internet_cpu);
+        // On a single one the scheduler shares out time fairly, and the flood gets too little to hurt.
+        let two = "it needs two CPUs: one for the server, and one for the flood";
+        let (internet_cpu, server_cpu) = (cpus.next().context(two)?, cpus.next().context(two)?);
         pin(&[server_cpu])?;
         let (server, internet) = (Host::new("server")?, Host::new("internet")?);
         internet.run(move || pin(&[internet_cpu]))?;
@@ -89,7 +93,8 @@ impl World {
         self.internet_cpu
     }
 
-    /// The flood: requests for connections with the service.
+    /// The flood: requests for connections with the service. It has sent its first frames, so that one that can't
+    /// is noticed before the story begins.
     pub fn flood(&self) -> Result<Flood<'_>> {
         let sources = FLOOD.map(|text| Prefix::parse(text, false).expect("a prefix"));
         let wave = |target: SocketAddr| Wave {
@@ -100,12 +105,9 @@ impl World {
                 .filter(|source| source.address().is_ipv4() == target.is_ipv4())
                 .collect(),
         };
-        Flood::new(&self.internet, WAN, &self.server, INGRESS, &services().map(wave))
-    }
-
-    /// Packets that came in at the server so far, good and bad.
-    pub fn arrived(&self) -> Result<u64> {
-        Ok(self.server.read(&format!("/sys/class/net/{INGRESS}/statistics/rx_packets"))?.parse()?)
+        let flood = Flood::new((&self.internet, WAN), (&self.server, INGRESS), &services().map(wave))?;
+        flood.send(FIRST_FRAMES)?;
+        Ok(flood)
     }
 }
 
