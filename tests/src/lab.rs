@@ -260,7 +260,7 @@ impl Finished {
 ///
 /// # Errors
 ///
-/// If it still does not after [`PATIENCE`], naming `what`.
+/// If it still does not after 20 seconds, naming `what`.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

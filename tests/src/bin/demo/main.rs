@@ -156,6 +156,7 @@ impl Scene<'_> {
         self.tell_flood(&rates)?;
         self.console.line("(faster now: its CPU is also the network card's, which has less to do)")?;
         self.tell_service(&rates)?;
+        self.dropped()?;
         ensure!(rates.answered > quiet.answered * RECOVERED, "step 4: the service does not recover");
         Ok(rates)
     }
