@@ -367,22 +367,40 @@ fn count_trie() -> usize {
     trie.keys().count()
 }
 
+/// Starts filter-ctl with every call of `system_call` delayed, so that others can come between.
+fn slowed(host: &Host, system_call: &str, arguments: &[&str]) -> std::process::Child {
+    const DELAY_US: u32 = 150_000;
+    let mut command = std::process::Command::new("strace");
+    command.args(["-qq", "-e", &format!("trace={system_call}")]);
+    command.args(["-e", &format!("inject={system_call}:delay_enter={DELAY_US}")]);
+    command.arg(filter_tests::lab::filter_ctl_path()).args(arguments);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    host.spawn(command).unwrap()
+}
+
 #[test]
 fn a_load_that_fails_leaves_other_commands_alone() {
-    const ROUNDS: usize = 15;
     let host = host();
     host.ip("link set peer1 mtu 9000").unwrap();
     host.ip("link add flt2 type veth peer name peer2").unwrap();
-    for round in 0..ROUNDS {
-        let failing = host.spawn(host.filter_ctl(&["load", "flt0", "flt1"])).unwrap();
-        let good = host.ctl(&["load", "flt2"]);
-        assert_eq!(good.code, Some(0), "round {round}: {good:?}");
-        let failing = Finished::from(failing.wait_with_output().unwrap());
-        fails(&failing, 1, &["flt1: "]);
-        assert!(runs_xdp(&host, "flt2") && !runs_xdp(&host, "flt0"), "round {round}");
-        assert_eq!(host.ctl(&["status"]).code, Some(0));
-        host.ctl(&["unload", "--all"]).done();
-    }
+    let failing = slowed(&host, "unlink", &["load", "flt0", "flt1"]);
+    eventually("the first interface is loaded", || runs_xdp(&host, "flt0")).unwrap();
+    host.ctl(&["load", "flt2"]).done();
+    fails(&Finished::from(failing.wait_with_output().unwrap()), 1, &["flt1: "]);
+    assert!(runs_xdp(&host, "flt2") && !runs_xdp(&host, "flt0"));
+    assert_eq!(host.ctl(&["status"]).code, Some(0));
+}
+
+#[test]
+fn a_load_waits_until_an_unload_has_tidied_up() {
+    let host = host();
+    host.ctl(&["load", "flt0"]).done();
+    let unload = slowed(&host, "rmdir", &["unload", "--all"]);
+    eventually("the interface is unloaded", || !runs_xdp(&host, "flt0")).unwrap();
+    host.ctl(&["load", "flt1"]).done();
+    Finished::from(unload.wait_with_output().unwrap()).done();
+    assert!(runs_xdp(&host, "flt1"));
+    assert_eq!(host.ctl(&["status"]).code, Some(0));
 }
 
 #[test]

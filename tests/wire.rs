@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use filter_common::{Reason, Verdict};
+use filter_ctl::policy::Prefix;
+use filter_tests::flood::{Flood, Kind, Wave};
 use filter_tests::kernel_side::enforce;
 use filter_tests::lab::{Host, eventually, join};
 use filter_tests::packets::{Port, SHORTEST};
@@ -254,6 +256,37 @@ fn a_tcp_service_answers_good_clients_only_in_native_mode() {
 #[test]
 fn a_tcp_service_answers_good_clients_only_in_generic_mode() {
     a_tcp_service_answers_good_clients_only("generic");
+}
+
+/// Needs live frames in test-runs (5.18), of which the flood's sender is made.
+#[test]
+fn a_flood_from_hundreds_of_sources_is_counted_to_the_frame() {
+    const FRAMES: u32 = 300_000;
+    const V4_LENGTH: u64 = 60;
+    const V6_LENGTH: u64 = 62;
+    let lab = Lab::new("native");
+    let prefix = |text: &str| Prefix::parse(text, false).unwrap();
+    let waves = [
+        ("192.0.2.1:53", vec![prefix("203.0.113.0/24"), prefix("198.18.66.0/23")]),
+        ("[2001:db8::1]:53", vec![prefix("2001:db8:bad::/48")]),
+    ]
+    .map(|(target, sources)| Wave { kind: Kind::Udp, target: target.parse().unwrap(), sources });
+    let flood = Flood::new((&lab.network, PEER), (&lab.server, FILTERED), &waves).unwrap();
+    lab.server.ctl(&["block", "add", "203.0.113.0/24", "198.18.66.0/23", "2001:db8:bad::/48"]).done();
+    let before = lab.reasons();
+    flood.send(FRAMES).unwrap();
+
+    let sent = flood.sent().unwrap();
+    assert_eq!(sent.iter().map(|(_, frames)| frames).sum::<u64>(), u64::from(FRAMES));
+    let mut bytes = 0;
+    for (prefix, frames) in sent {
+        let length = if prefix.address().is_ipv4() { V4_LENGTH } else { V6_LENGTH };
+        assert!(frames > 0, "{prefix} sent nothing");
+        assert_eq!(lab.entry(&prefix.to_string()), (frames, frames * length), "{prefix}");
+        bytes += frames * length;
+    }
+    let want = BTreeMap::from([("blocked".to_owned(), (FRAMES.into(), bytes))]);
+    assert_eq!(moved(&before, &lab.reasons()), want);
 }
 
 #[test]
