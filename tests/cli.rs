@@ -90,6 +90,12 @@ fn nonsense_is_a_usage_error_and_changes_nothing() {
         (&["unload", "flt0", "--all"], &["--all"]),
         (&["stats", "--watch", "0"], &["0.1"]),
         (&["frobnicate"], &["frobnicate"]),
+        (&["explain"], &["--frame"]),
+        (&["explain", "203.0.113.7", "--frame", "00"], &["--frame"]),
+        (&["explain", "--frame", "0g"], &["hex"]),
+        (&["explain", "--pcap", "/dev/null"], &["FILE:N"]),
+        (&["explain", "203.0.113.7", "--block", "203.0.113.0/24"], &["--offline"]),
+        (&["malformed", "pass", "blocked"], &["`blocked` is no fault", "udp_length"]),
         (&["load", "flt0", "--max-entries", "0"], &["--max-entries"]),
         (&["load", "flt0", "--max-entries", "1048577"], &["--max-entries"]),
         (&["status", "--lock-wait", "300000000000y"], &["--lock-wait", "a day"]),
@@ -326,6 +332,10 @@ fn everything_that_prints_prints_json() {
         &["stats", "--over", "10ms"],
         &["block", "del", "203.0.113.7"],
         &["allow", "flush"],
+        &["explain", "203.0.113.7"],
+        &["explain", "--offline", "203.0.113.7"],
+        &["malformed", "list"],
+        &["malformed", "pass", "udp_length"],
         &["unload", "--all"],
     ] {
         let arguments: Vec<_> = arguments.iter().copied().chain(["--json"]).collect();
@@ -339,6 +349,122 @@ fn everything_that_prints_prints_json() {
     let usage = host.ctl(&["block", "add", "--json"]);
     let error: Value = serde_json::from_str(&usage.stderr).unwrap();
     assert_eq!((usage.code, &error["error"]["exit_code"]), (Some(2), &2.into()));
+}
+
+#[test]
+fn an_address_is_explained_by_the_kernel_and_offline_alike() {
+    let host = filtering();
+    host.ctl(&["block", "add", "203.0.0.0/16", "203.0.113.0/24", "--ttl", "1h", "--reason", "SYN flood"])
+        .done();
+    host.ctl(&["allow", "add", "203.0.113.7", "2001:db8::/32"]).done();
+    let offline = [
+        "--offline",
+        "--block",
+        "203.0.0.0/16",
+        "--block",
+        "203.0.113.0/24",
+        "--allow",
+        "203.0.113.7",
+        "--allow",
+        "2001:db8::/32",
+    ];
+    for (address, verdict, reason, entry, covering) in [
+        ("203.0.113.8", "drop", "blocked", Some("203.0.113.0/24"), 2),
+        ("::ffff:203.0.113.8", "drop", "blocked", Some("203.0.113.0/24"), 2),
+        ("203.0.1.1", "drop", "blocked", Some("203.0.0.0/16"), 1),
+        ("203.0.113.7", "pass", "allowed", Some("203.0.113.7/32"), 3),
+        ("198.51.100.1", "pass", "no_match", None, 0),
+        ("2001:db8::5", "pass", "allowed", Some("2001:db8::/32"), 1),
+    ] {
+        let online = host.ctl(&["explain", address, "--json"]).done().json();
+        let offline: Vec<_> = ["explain", address, "--json"].into_iter().chain(offline).collect();
+        let offline = host.ctl(&offline).done().json();
+        for answer in [&online, &offline] {
+            assert_eq!(
+                (&answer["verdict"], &answer["reason"]),
+                (&verdict.into(), &reason.into()),
+                "{answer}"
+            );
+            assert_eq!(answer["entry"]["prefix"].as_str(), entry, "{answer}");
+            assert_eq!(answer["covering"].as_array().unwrap().len(), covering, "{answer}");
+        }
+        assert_eq!((&online["offline"], &offline["offline"]), (&false.into(), &true.into()));
+        assert_eq!(online["packet"], offline["packet"]);
+    }
+    let words = host.ctl(&["explain", "203.0.113.8"]).done().stdout;
+    for said in [
+        "drop: blocked",
+        "decided by block 203.0.113.0/24",
+        "SYN flood",
+        "also covered by block 203.0.0.0/16",
+    ] {
+        assert!(words.contains(said), "{words}");
+    }
+    let stats = host.ctl(&["stats", "--over", "0s", "--json"]).done().json();
+    assert_eq!(stats["entries"], serde_json::json!([]), "explaining counts nothing");
+}
+
+#[test]
+fn frames_and_captures_are_explained() {
+    use filter_tests::frames::{ethernet, ipv4, protocol, udp};
+    let host = filtering();
+    let frame = ethernet(&[(0x8100, 5)], 0x0800, &ipv4("203.0.113.8", protocol::UDP, &udp(b"data")));
+    let hex: String = frame.iter().map(|byte| format!("{byte:02x} ")).collect();
+    let answer = host.ctl(&["explain", "--frame", &hex, "--json"]).done().json();
+    assert_eq!(answer["reason"], "no_match");
+    let transport = serde_json::json!({"protocol": "udp", "source_port": 12345, "destination_port": 53});
+    assert_eq!(answer["packet"]["transport"], transport);
+    let cut = host.ctl(&["explain", "--frame", &hex[..99]]).done().stdout;
+    assert!(cut.contains("drop: ipv4_truncated") && cut.contains("33 bytes: can't be read"), "{cut}");
+    fails(&host.ctl(&["explain", "--frame", "00"]), 1, &["1 bytes long", "--offline"]);
+    let short = host.ctl(&["explain", "--frame", "00", "--offline"]).done().stdout;
+    assert!(short.contains("drop: ethernet_truncated"), "{short}");
+
+    // A capture by hand: magic, version 2.4, no offset, snap length, Ethernet; then two records.
+    let mut capture =
+        [&0xa1b2_c3d4u32.to_le_bytes()[..], &[2, 0, 4, 0], &[0; 8], &[0, 0, 1, 0], &[1, 0, 0, 0]].concat();
+    for frame in [&frame[..20], &frame[..]] {
+        let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+        capture.extend([&[0; 8], &length[..], &length, frame].concat());
+    }
+    let path = std::env::temp_dir().join(format!("filter-ctl-test-{}.pcap", std::process::id()));
+    std::fs::write(&path, &capture).unwrap();
+    let packet = |number: u32| format!("{}:{number}", path.display());
+    host.ctl(&["block", "add", "203.0.113.8"]).done();
+    let second = host.ctl(&["explain", "--pcap", &packet(2), "--json"]).done().json();
+    assert_eq!((&second["reason"], &second["length"]), (&"blocked".into(), &frame.len().into()));
+    assert_eq!(
+        host.ctl(&["explain", "--pcap", &packet(1), "--json"]).done().json()["reason"],
+        "ipv4_truncated"
+    );
+    fails(&host.ctl(&["explain", "--pcap", &packet(3)]), 1, &["has no packet 3"]);
+    std::fs::write(&path, &capture[..capture.len() - 1]).unwrap();
+    fails(&host.ctl(&["explain", "--pcap", &packet(2)]), 1, &["behind packet 1"]);
+    std::fs::write(&path, "no capture at all, whatever its name").unwrap();
+    fails(&host.ctl(&["explain", "--pcap", &packet(1)]), 1, &["is no pcap or pcapng file"]);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn faults_can_be_tolerated_and_are_listed() {
+    let host = filtering();
+    let verdict = |fault: &str| {
+        let list = host.ctl(&["malformed", "list", "--json"]).done().json();
+        let fault =
+            list["faults"].as_array().unwrap().iter().find(|listed| listed["reason"] == fault).cloned();
+        fault.unwrap()["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(verdict("udp_length"), "drop");
+    assert_eq!(
+        host.ctl(&["malformed", "pass", "udp_length", "vlan_too_deep"]).done().stdout,
+        "udp_length: pass\nvlan_too_deep: pass\n"
+    );
+    assert_eq!((verdict("udp_length"), verdict("tcp_truncated")), ("pass".into(), "drop".into()));
+    // One wrong name, and nothing is set.
+    assert_eq!(host.ctl(&["malformed", "drop", "udp_length", "nonsense"]).code, Some(2));
+    assert_eq!(verdict("udp_length"), "pass");
+    host.ctl(&["malformed", "drop", "udp_length"]).done();
+    assert_eq!(verdict("udp_length"), "drop");
 }
 
 #[test]

@@ -4,14 +4,15 @@
 //! needs a new [`ABI_VERSION`]; a test compares the layout with the one
 //! committed for the version (`filter-common/abi.txt`).
 
-use crate::decide::NO_ENTRY;
+use crate::decide::{Decision, NO_ENTRY};
+use crate::reason::{Reason, Verdict};
 
 /// Version of this contract. It names the directory in which maps and programs are pinned, so that builds
 /// with different layouts never share a map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Interfaces that can be counted apart, slot [`TEST_SLOT`] included. One slot costs
-/// [`REASON_SLOTS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.
+/// [`SLOT_COUNTERS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.
 pub const INTERFACE_SLOTS: u32 = 64;
 
 /// The slot that counts frames of `BPF_PROG_TEST_RUN`, so that a test or a self-check never shows up in the
@@ -23,6 +24,9 @@ pub const LOOPBACK_IFINDEX: u32 = 1;
 
 /// Counters kept for each interface: room for reasons to come. A power of two, so that an index is one shift.
 pub const REASON_SLOTS: u32 = 64;
+
+/// Counters of an interface: one for each reason and verdict, since a tolerated fault passes.
+pub const SLOT_COUNTERS: u32 = 2 * REASON_SLOTS;
 
 /// Entries (allow and block, IPv4 and IPv6 together) if the operator does not say otherwise. Each costs 128
 /// bytes, 16 more a CPU, and about 150 in the kernel's trie: 17 MiB and 1 MiB a CPU when full.
@@ -39,6 +43,25 @@ pub const INTERFACE_NAME_LENGTH: usize = 16;
 
 /// Name of the XDP program in the object, and in the kernel.
 pub const PROGRAM: &str = "filter";
+
+/// Name of the program for frames beyond one page (5.18), in an object of its own: older kernels refuse it.
+pub const FRAGS_PROGRAM: &str = "filter_frags";
+
+/// Name of the program that decides as [`PROGRAM`] does and has no effect: it returns [`explained`].
+pub const EXPLAIN_PROGRAM: &str = "explain";
+
+/// What the program `explain` returns for a decision: the entry above the low byte, which holds the reason and, in
+/// its highest bit, whether the frame passes.
+pub const fn explained(decision: Decision) -> u32 {
+    let passes = matches!(decision.verdict, Verdict::Pass) as u32;
+    decision.entry << 8 | passes << 7 | decision.reason.index()
+}
+
+/// The decision of which [`explained`] made this number.
+pub fn decision_of(explained: u32) -> Option<Decision> {
+    let verdict = if explained >> 7 & 1 == 1 { Verdict::Pass } else { Verdict::Drop };
+    Some(Decision { reason: Reason::from_index(explained & 0x7f)?, entry: explained >> 8, verdict })
+}
 
 /// Name of the read-only global that tells a program which interface slot it counts in.
 pub const INTERFACE_SLOT_GLOBAL: &str = "INTERFACE_SLOT";
@@ -234,24 +257,44 @@ pub const HEADER: MapSpec = array::<Header>("header", Capacity::Fixed(1));
 /// [`Counter`] by entry id.
 pub const ENTRY_COUNTERS: MapSpec = counters("entry_counters", Capacity::Entries);
 /// [`Counter`] by [`counter_index`].
-pub const COUNTERS: MapSpec = counters("counters", Capacity::Fixed(INTERFACE_SLOTS * REASON_SLOTS));
+pub const COUNTERS: MapSpec = counters("counters", Capacity::Fixed(INTERFACE_SLOTS * SLOT_COUNTERS));
 /// [`Interface`] by slot.
 pub const INTERFACES: MapSpec = array::<Interface>("interfaces", Capacity::Fixed(INTERFACE_SLOTS));
 
+/// By reason: not zero where frames with this fault pass all the same.
+pub const TOLERATED: MapSpec = array::<u32>("tolerated", Capacity::Fixed(REASON_SLOTS));
+
 /// All maps.
-pub const MAPS: [MapSpec; 9] =
-    [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, HEADER, ENTRIES, ENTRY_COUNTERS, COUNTERS, INTERFACES];
+pub const MAPS: [MapSpec; 10] = [
+    TOLERATED,
+    ALLOW_V4,
+    ALLOW_V6,
+    BLOCK_V4,
+    BLOCK_V6,
+    HEADER,
+    ENTRIES,
+    ENTRY_COUNTERS,
+    COUNTERS,
+    INTERFACES,
+];
 
 /// Those that the program reads or writes; the others are userspace's own.
-pub const PROGRAM_MAPS: [MapSpec; 6] = [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, ENTRY_COUNTERS, COUNTERS];
+pub const PROGRAM_MAPS: [MapSpec; 7] =
+    [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, TOLERATED, ENTRY_COUNTERS, COUNTERS];
 
 /// Index into the map `counters`.
-pub const fn counter_index(interface_slot: u32, reason: crate::Reason) -> u32 {
-    interface_slot * REASON_SLOTS + reason.index()
+pub const fn counter_index(interface_slot: u32, reason: Reason, verdict: Verdict) -> u32 {
+    let half = match verdict {
+        Verdict::Pass => 0,
+        Verdict::Drop => REASON_SLOTS,
+    };
+    interface_slot * SLOT_COUNTERS + half + reason.index()
 }
 
 const _: () = {
     assert!(NO_ENTRY == 0 && TEST_SLOT == 0);
+    // `explained` has seven bits for the reason and 24 for the entry.
+    assert!(REASON_SLOTS <= 1 << 7 && LARGEST_MAX_ENTRIES < 1 << 24);
     assert!(size_of::<Counter>() == 16 && align_of::<Counter>() == 8);
     // The kernel places a trie's value right behind its key, so 4-byte alignment is all there is.
     assert!(size_of::<Record>() == 8 && align_of::<Record>() == 4);
@@ -309,10 +352,21 @@ mod tests {
             [offset_of!(Interface, name), offset_of!(Interface, ifindex), offset_of!(Interface, loaded_s)];
         let record = [offset_of!(Record, entry), offset_of!(Record, until_s)];
         writeln!(text, "Entry {entry:?} Interface {interface:?} Record {record:?}").expect("a String");
-        for reason in crate::Reason::ALL {
+        for reason in Reason::ALL {
             writeln!(text, "{} {}", reason.index(), reason.name()).expect("a String");
         }
         text
+    }
+
+    #[test]
+    fn decisions_survive_being_explained() {
+        for reason in Reason::ALL {
+            for (entry, verdict) in [(0, Verdict::Drop), (LARGEST_MAX_ENTRIES, Verdict::Pass)] {
+                let decision = Decision { reason: *reason, entry, verdict };
+                assert_eq!(decision_of(explained(decision)), Some(decision));
+            }
+        }
+        assert_eq!(decision_of(0x7f), None);
     }
 
     #[test]

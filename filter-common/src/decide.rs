@@ -3,7 +3,7 @@
 use crate::frame::Frame;
 use crate::packet::{Address, IpPacket, Packet, Transport};
 use crate::parse::parse;
-use crate::reason::Reason;
+use crate::reason::{Reason, Verdict};
 
 /// The entry id that stands for "no entry": ids start at 1, and slot 0 of the entry maps is never used.
 pub const NO_ENTRY: u32 = 0;
@@ -15,10 +15,12 @@ pub const FOREVER: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a dropped decision is an uncounted packet"]
 pub struct Decision {
-    /// Why; the verdict follows from it.
+    /// Why.
     pub reason: Reason,
     /// Id of the entry that decided, or [`NO_ENTRY`].
     pub entry: u32,
+    /// What happens to the frame: the reason's verdict, but for faults that the operator tolerates.
+    pub verdict: Verdict,
 }
 
 /// What a table knows of an address.
@@ -38,6 +40,8 @@ pub trait Tables {
     fn allow(&self, source: &Address) -> Option<Match>;
     /// The block entries that cover `source`.
     fn block(&self, source: &Address) -> Option<Match>;
+    /// Whether frames with this fault are to pass all the same, unread.
+    fn tolerates(&self, fault: Reason) -> bool;
 }
 
 /// The time, on the clock in which deadlines are given. Asked at most once a packet, and only where an entry
@@ -51,15 +55,19 @@ pub trait Clock {
 pub fn filter<F: Frame + ?Sized>(frame: &F, clock: &impl Clock, tables: &impl Tables) -> Decision {
     match parse(frame) {
         Ok(packet) => decide(&packet, clock, tables),
-        Err(malformed) => by_protocol(malformed),
+        Err(fault) if tables.tolerates(fault) => Decision { verdict: Verdict::Pass, ..by_protocol(fault) },
+        Err(fault) => by_protocol(fault),
     }
 }
 
 /// The decision about a well-formed packet. The order of the checks is the policy:
-/// protocol essentials, then allow, then block, then pass.
+/// protocol essentials, then allow, then block, then path MTU messages, then pass.
 pub fn decide(packet: &Packet, clock: &impl Clock, tables: &impl Tables) -> Decision {
     let ip = match packet {
         Packet::Arp => return by_protocol(Reason::Arp),
+        Packet::Llc => return by_protocol(Reason::Llc),
+        Packet::Mpls => return by_protocol(Reason::Mpls),
+        Packet::Pppoe => return by_protocol(Reason::Pppoe),
         Packet::NonIp { .. } => return by_protocol(Reason::NonIp),
         Packet::Ip(ip) => ip,
     };
@@ -70,19 +78,27 @@ pub fn decide(packet: &Packet, clock: &impl Clock, tables: &impl Tables) -> Deci
     if let Some(allow) = tables.allow(&ip.source)
         && now.is_before(allow.until_s)
     {
-        return Decision { reason: Reason::Allowed, entry: allow.entry };
+        return by_entry(Reason::Allowed, allow);
     }
     if let Some(block) = tables.block(&ip.source)
         && now.is_before(block.until_s)
     {
-        return Decision { reason: Reason::Blocked, entry: block.entry };
+        return by_entry(Reason::Blocked, block);
+    }
+    if is_path_mtu(ip) {
+        return by_protocol(Reason::PathMtu);
     }
     by_protocol(Reason::NoMatch)
 }
 
 /// A decision in which no entry took part.
 fn by_protocol(reason: Reason) -> Decision {
-    Decision { reason, entry: NO_ENTRY }
+    Decision { reason, entry: NO_ENTRY, verdict: reason.verdict() }
+}
+
+/// The decision of an entry.
+fn by_entry(reason: Reason, found: Match) -> Decision {
+    Decision { reason, entry: found.entry, verdict: reason.verdict() }
 }
 
 /// Router and neighbour solicitation and advertisement, and redirect (RFC 4861), which without hop limit 255
@@ -91,6 +107,15 @@ fn is_neighbour_discovery(ip: &IpPacket) -> bool {
     matches!(
         (ip.source, ip.transport, ip.hop_limit),
         (Address::V6(_), Transport::Icmp { kind: 133..=137, .. }, 255)
+    )
+}
+
+/// Fragmentation needed (RFC 1191) and packet too big (RFC 8201): without them connections hang after the handshake.
+fn is_path_mtu(ip: &IpPacket) -> bool {
+    matches!(
+        (ip.source, ip.transport),
+        (Address::V4(_), Transport::Icmp { kind: 3, code: 4 })
+            | (Address::V6(_), Transport::Icmp { kind: 2, .. })
     )
 }
 

@@ -1,11 +1,13 @@
 //! Access to the bytes of a frame. Holds no protocol knowledge.
 
-/// The largest offset, in bytes, at which a header may start.
+use crate::parse::{MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS};
+
+/// The largest offset, in bytes, at which a header may start: behind Ethernet, the VLAN tags, the IPv6 header and
+/// as many extension headers of 256 × 8 bytes as are followed.
 ///
-/// Ethernet (14), [`MAX_VLAN_TAGS`](crate::MAX_VLAN_TAGS) tags of 4 and an IPv4 header of at most 60 end at
-/// 90. The verifier needs a constant bound on packet offsets; it stands here, and not in the BPF shell, so
-/// that the host build refuses the same frames as the kernel.
-pub const MAX_OFFSET: usize = 255;
+/// The verifier needs a constant bound on packet offsets; it stands here, and not in the BPF shell, so that the
+/// host build refuses the same frames as the kernel.
+pub const MAX_OFFSET: usize = 14 + 4 * MAX_VLAN_TAGS + 40 + 2048 * MAX_EXTENSION_HEADERS;
 
 /// A frame as received: from the destination MAC address on, without the frame check sequence.
 pub trait Frame {

@@ -15,21 +15,21 @@
 //!
 //! [`abi`] is the contract of the maps that the kernel and userspace share.
 
-#![cfg_attr(not(any(test, feature = "testing")), no_std)]
+#![cfg_attr(not(any(test, feature = "offline")), no_std)]
 #![cfg_attr(not(feature = "pod"), forbid(unsafe_code))]
 #![cfg_attr(feature = "pod", deny(unsafe_code))]
 
 pub mod abi;
 mod decide;
 pub mod frame;
+#[cfg(any(test, feature = "offline"))]
+pub mod offline;
 pub mod packet;
 mod parse;
 pub mod reason;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 
 pub use decide::{Clock, Decision, FOREVER, Match, NO_ENTRY, Tables, decide, filter};
 pub use frame::Frame;
 pub use packet::Packet;
-pub use parse::{MAX_VLAN_TAGS, parse};
+pub use parse::{MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, parse};
 pub use reason::{Reason, Verdict};

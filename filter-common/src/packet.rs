@@ -5,9 +5,15 @@
 pub enum Packet {
     /// ARP or RARP (RFC 826, RFC 903).
     Arp,
+    /// An IEEE 802.3 frame: a length in place of an EtherType (spanning tree, IS-IS).
+    Llc,
+    /// MPLS (RFC 3032, RFC 5332): a label stack, behind which a packet may follow.
+    Mpls,
+    /// PPPoE (RFC 2516), discovery or session.
+    Pppoe,
     /// Any other frame that carries neither IPv4 nor IPv6.
     NonIp {
-        /// EtherType behind all VLAN tags, or the IEEE 802.3 length.
+        /// EtherType behind all VLAN tags.
         ether_type: u16,
     },
     /// An IPv4 or IPv6 packet.
@@ -55,6 +61,13 @@ pub enum Transport {
         /// Destination port.
         destination_port: u16,
     },
+    /// SCTP (RFC 9260).
+    Sctp {
+        /// Source port.
+        source_port: u16,
+        /// Destination port.
+        destination_port: u16,
+    },
     /// ICMP (RFC 792) over IPv4, ICMPv6 (RFC 4443) over IPv6.
     Icmp {
         /// Message type.
@@ -67,7 +80,7 @@ pub enum Transport {
         /// Protocol number of the datagram.
         protocol: u8,
     },
-    /// Any other protocol, IPv6 extension headers included.
+    /// Any other protocol: tunnels, ESP, "no next header".
     Other {
         /// IPv4 protocol or IPv6 next header.
         protocol: u8,

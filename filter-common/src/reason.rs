@@ -2,6 +2,7 @@
 
 /// What happens to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)] // as `Reason`
 pub enum Verdict {
     /// Handed on to the kernel's network stack.
     Pass,
@@ -62,7 +63,7 @@ reasons! {
     Allowed = 1, "allowed", Pass, "An allow entry covers the source address; block entries are not asked.";
     Arp = 2, "arp", Pass, "ARP, which a neighbour needs before it can send IPv4: passed before any list.";
     NeighbourDiscovery = 3, "neighbour_discovery", Pass, "IPv6 neighbour discovery with hop limit 255, so sent on this link (RFC 4861): passed before any list.";
-    NonIp = 4, "non_ip", Pass, "Neither IPv4, IPv6 nor ARP: no address to match.";
+    NonIp = 4, "non_ip", Pass, "An EtherType that is none of those named here: no address to match.";
     Blocked = 5, "blocked", Drop, "A block entry covers the source address and no allow entry does.";
     EthernetTruncated = 6, "ethernet_truncated", Drop, "The frame ends inside the Ethernet header.";
     VlanTruncated = 7, "vlan_truncated", Drop, "The frame ends inside a VLAN tag.";
@@ -79,12 +80,41 @@ reasons! {
     UdpTruncated = 18, "udp_truncated", Drop, "The IP packet ends inside the UDP header.";
     UdpLength = 19, "udp_length", Drop, "The UDP length is under 8 bytes or over the IP packet's length.";
     IcmpTruncated = 20, "icmp_truncated", Drop, "The IP packet ends inside the ICMP header.";
+    Llc = 21, "llc", Pass, "An IEEE 802.3 frame, such as spanning tree: no address to match.";
+    Mpls = 22, "mpls", Pass, "MPLS: the packet behind the labels is not looked at.";
+    Pppoe = 23, "pppoe", Pass, "PPPoE: the packet within is not looked at.";
+    PathMtu = 24, "path_mtu", Pass, "ICMP fragmentation needed or ICMPv6 packet too big, which path MTU discovery rests on, from a source that no entry covers.";
+    SctpTruncated = 25, "sctp_truncated", Drop, "The IP packet ends inside the SCTP header.";
+    Ipv6ExtensionTruncated = 26, "ipv6_extension_truncated", Drop, "The IPv6 packet ends inside an extension header.";
+    Ipv6ExtensionLength = 27, "ipv6_extension_length", Drop, "An authentication header of under 12 bytes (RFC 4302).";
+    Ipv6ExtensionOrder = 28, "ipv6_extension_order", Drop, "A hop-by-hop options header that is not the first (RFC 8200).";
+    Ipv6TooManyExtensions = 29, "ipv6_too_many_extensions", Drop, "More than eight IPv6 extension headers.";
+    Ipv6JumboLength = 30, "ipv6_jumbo_length", Drop, "The IPv6 payload length says jumbogram (RFC 2675), and the frame is too short for one.";
+    FragmentTooShort = 31, "fragment_too_short", Drop, "A first fragment ends before its transport header does (RFC 7112).";
+    FragmentLength = 32, "fragment_length", Drop, "An IPv6 fragment other than the last has a length that is no multiple of eight (RFC 8200).";
+    FragmentBeyondEnd = 33, "fragment_beyond_end", Drop, "A fragment ends beyond the 65,535 bytes that a datagram can have.";
+    TcpFragmentOffset = 34, "tcp_fragment_offset", Drop, "A TCP fragment at offset 1, which would overwrite the flags on reassembly (RFC 3128).";
 }
 
 impl Reason {
     /// The counter's index.
     pub const fn index(self) -> u32 {
         self as u32
+    }
+
+    /// The reason with this index.
+    pub fn from_index(index: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.index() == index)
+    }
+
+    /// The verdicts that a frame with this reason may have.
+    pub fn verdicts(self) -> impl Iterator<Item = Verdict> {
+        [self.verdict(), Verdict::Pass].into_iter().take(if self.is_malformed() { 2 } else { 1 })
+    }
+
+    /// Whether it is said of frames that can't be parsed: dropped, unless the operator tolerates it.
+    pub const fn is_malformed(self) -> bool {
+        matches!(self.verdict(), Verdict::Drop) && !matches!(self, Self::Blocked)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the operator typed, as clap types. Nothing here acts.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +81,15 @@ Exit code 4 if a loaded interface is gone or not filtered as it should be, 3 if 
   filter-ctl stats --over 0s --json      totals at once, as JSON
   filter-ctl stats --watch 10 --json     a line of JSON every ten seconds")]
     Stats(StatsArgs),
+    /// Show what the filter does with a source address or a frame, and why. Nothing is counted.
+    #[command(after_help = "Examples:
+  filter-ctl explain 203.0.113.7
+  filter-ctl explain --pcap attack.pcap:42 --json
+  filter-ctl explain --offline --block 203.0.113.0/24 --allow 203.0.113.7 203.0.113.7")]
+    Explain(ExplainArgs),
+    /// Choose what happens to frames that can't be parsed: each fault is dropped, unless it is to pass.
+    #[command(subcommand)]
+    Malformed(MalformedCommand),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:
   filter-ctl completions bash > /etc/bash_completion.d/filter-ctl")]
@@ -192,6 +202,58 @@ const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 fn parse_wait(text: &str) -> Result<Duration, String> {
     let wait = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if wait <= LONGEST_WAIT { Ok(wait) } else { Err("must be at most a day".into()) }
+}
+
+/// Arguments of `explain`.
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct ExplainArgs {
+    /// A source address.
+    #[arg(value_name = "ADDR", group = "what")]
+    pub address: Option<IpAddr>,
+    /// A frame in hex, from the destination MAC address on.
+    #[arg(long, value_name = "HEX", group = "what")]
+    pub frame: Option<String>,
+    /// A packet of a pcap or pcapng file, by its number from 1.
+    #[arg(long, value_name = "FILE:N", group = "what")]
+    pub pcap: Option<String>,
+    /// Ask no kernel: decide here, with the entries given by --block and --allow.
+    #[arg(long)]
+    pub offline: bool,
+    /// A blocked prefix.
+    #[arg(long, value_name = "PREFIX", requires = "offline")]
+    pub block: Vec<String>,
+    /// An allowed prefix.
+    #[arg(long, value_name = "PREFIX", requires = "offline")]
+    pub allow: Vec<String>,
+    /// A fault that passes; `malformed list` has their names.
+    #[arg(long, value_name = "REASON", requires = "offline")]
+    pub tolerate: Vec<String>,
+}
+
+/// What to do with the faults of frames.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MalformedCommand {
+    /// List the faults, and what happens to frames that have them.
+    #[command(after_help = "Example:
+  filter-ctl malformed list")]
+    List,
+    /// Let frames with these faults pass, unread and counted.
+    #[command(after_help = "Example:
+  filter-ctl malformed pass udp_length")]
+    Pass {
+        /// Names of faults.
+        #[arg(required = true, value_name = "REASON")]
+        reasons: Vec<String>,
+    },
+    /// Drop frames with these faults, as at first.
+    #[command(after_help = "Example:
+  filter-ctl malformed drop udp_length")]
+    Drop {
+        /// Names of faults.
+        #[arg(required = true, value_name = "REASON")]
+        reasons: Vec<String>,
+    },
 }
 
 /// Shortest and longest time between two looks, in seconds: below, reading costs more than it shows; above,

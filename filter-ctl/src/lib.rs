@@ -5,6 +5,7 @@
 //! carried out ([`kernel`]). All but the last are pure and need no root. The module `commands` has a
 //! file for each verb.
 
+pub mod capture;
 pub mod cli;
 mod commands;
 pub mod exit;

@@ -26,8 +26,8 @@ pub struct InterfaceCounts {
     pub name: String,
     /// When, in seconds of CLOCK_MONOTONIC.
     pub loaded_s: u32,
-    /// By reason, in the order of [`Reason::ALL`].
-    pub by_reason: Vec<(Reason, Counter)>,
+    /// By reason, in the order of [`Reason::ALL`], and verdict.
+    pub by_reason: Vec<(Reason, Verdict, Counter)>,
 }
 
 /// What an entry has counted.
@@ -81,7 +81,7 @@ pub struct InterfaceFigures {
     pub passed: Figures,
     /// Frames dropped.
     pub dropped: Figures,
-    /// By reason, in the order of [`Reason::ALL`].
+    /// By reason, in the order of [`Reason::ALL`]. A fault that was tolerated has a second row, for what passed.
     pub reasons: Vec<ReasonFigures>,
 }
 
@@ -122,12 +122,15 @@ pub fn by_interface(now: &Snapshot, before: Option<&Snapshot>) -> Vec<InterfaceF
                 let earlier = earlier.map(|(earlier, interval)| (earlier.total(verdict), interval));
                 Figures::new(interface.total(verdict), earlier)
             };
-            let reasons = interface.by_reason.iter().map(|(reason, counter)| ReasonFigures {
+            let rows = interface.by_reason.iter().filter(|(reason, verdict, counter)| {
+                *verdict == reason.verdict() || *counter != Counter::default()
+            });
+            let reasons = rows.map(|(reason, verdict, counter)| ReasonFigures {
                 reason: reason.name(),
-                verdict: reason.verdict().name(),
+                verdict: verdict.name(),
                 figures: Figures::new(
                     *counter,
-                    earlier.map(|(earlier, interval)| (earlier.of(*reason), interval)),
+                    earlier.map(|(earlier, interval)| (earlier.of(*reason, *verdict), interval)),
                 ),
             });
             InterfaceFigures {
@@ -162,17 +165,14 @@ pub fn top_entries(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Vec
 }
 
 impl InterfaceCounts {
-    fn of(&self, reason: Reason) -> Counter {
-        self.by_reason
-            .iter()
-            .find(|(counted, _)| *counted == reason)
-            .map(|(_, counter)| *counter)
-            .unwrap_or_default()
+    fn of(&self, reason: Reason, verdict: Verdict) -> Counter {
+        let found = self.by_reason.iter().find(|(r, v, _)| (*r, *v) == (reason, verdict));
+        found.map(|(_, _, counter)| *counter).unwrap_or_default()
     }
 
     fn total(&self, verdict: Verdict) -> Counter {
-        let counters = self.by_reason.iter().filter(|(reason, _)| reason.verdict() == verdict);
-        counters.fold(Counter::default(), |sum, (_, counter)| Counter {
+        let counters = self.by_reason.iter().filter(|(_, counted, _)| *counted == verdict);
+        counters.fold(Counter::default(), |sum, (_, _, counter)| Counter {
             packets: sum.packets + counter.packets,
             bytes: sum.bytes + counter.bytes,
         })
@@ -193,9 +193,9 @@ mod tests {
             name: "eth0".into(),
             loaded_s: 1,
             by_reason: vec![
-                (Reason::NoMatch, passed),
-                (Reason::Allowed, counter(1, 60)),
-                (Reason::Blocked, blocked),
+                (Reason::NoMatch, Verdict::Pass, passed),
+                (Reason::Allowed, Verdict::Pass, counter(1, 60)),
+                (Reason::Blocked, Verdict::Drop, blocked),
             ],
         };
         let entry = |(id, prefix, counter): &(u32, &str, Counter)| EntryCounts {
@@ -222,6 +222,20 @@ mod tests {
         assert_eq!((eth0.dropped.packets, eth0.dropped.bytes), (10, 600));
         assert_eq!((eth0.passed.packets, eth0.passed.bytes), (5, 300));
         assert_eq!(eth0.dropped.packets_per_second, None);
+    }
+
+    #[test]
+    fn a_tolerated_fault_counts_as_passed() {
+        let mut now = snapshot(9, counter(10, 600), counter(4, 240), &[]);
+        let by_reason = &mut now.interfaces[0].by_reason;
+        by_reason.push((Reason::UdpLength, Verdict::Drop, counter(2, 120)));
+        by_reason.push((Reason::UdpLength, Verdict::Pass, counter(3, 180)));
+        by_reason.push((Reason::TcpTruncated, Verdict::Drop, counter(0, 0)));
+        by_reason.push((Reason::TcpTruncated, Verdict::Pass, counter(0, 0)));
+        let eth0 = &by_interface(&now, None)[0];
+        assert_eq!((eth0.dropped.packets, eth0.passed.packets), (12, 8));
+        let rows: Vec<_> = eth0.reasons.iter().map(|row| (row.reason, row.verdict)).collect();
+        assert_eq!(rows[3..], [("udp_length", "drop"), ("udp_length", "pass"), ("tcp_truncated", "drop")]);
     }
 
     #[test]

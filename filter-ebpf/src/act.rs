@@ -9,18 +9,18 @@ use crate::frame::XdpFrame;
 use crate::maps::{COUNTERS, ENTRY_COUNTERS, INTERFACE_SLOT};
 
 /// Counts `decision` and returns the XDP action.
-pub fn act(context: &XdpContext, frame: &XdpFrame, decision: Decision) -> u32 {
+pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, decision: Decision) -> u32 {
     let bytes = frame.length() as u64;
     let slot = if context.ingress_ifindex() == LOOPBACK_IFINDEX as usize {
         TEST_SLOT
     } else {
         INTERFACE_SLOT.load()
     };
-    count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason)), bytes);
+    count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason, decision.verdict)), bytes);
     if decision.entry != NO_ENTRY {
         count(ENTRY_COUNTERS.get_ptr_mut(decision.entry), bytes);
     }
-    match decision.reason.verdict() {
+    match decision.verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
     }

@@ -8,26 +8,23 @@
 mod act;
 mod frame;
 mod maps;
+mod shell;
 mod tables;
 
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use filter_common::abi;
 
-/// The entry point. Its name is `filter_common::abi::PROGRAM`.
+use crate::frame::XdpFrame;
+
+/// The filter. Its name is `filter_common::abi::PROGRAM`.
 #[xdp]
 pub fn filter(context: XdpContext) -> u32 {
-    let frame = frame::XdpFrame::new(&context);
-    let decision = filter_common::filter(&frame, &tables::KernelClock, &tables::KernelTables);
-    act::act(&context, &frame, decision)
+    shell::filter::<false>(&context)
 }
 
-/// Dual licensed in the kernel's words, which makes every helper available.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// A loop, not `unreachable_unchecked`: if a panic could be reached, the verifier must be able to refuse it.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+/// The filter without effects, for test-runs. Its name is `filter_common::abi::EXPLAIN_PROGRAM`.
+#[xdp]
+pub fn explain(context: XdpContext) -> u32 {
+    abi::explained(shell::decide(&XdpFrame::<false>::new(&context)))
 }

@@ -4,10 +4,11 @@
 //! | map | key | value | written by | read by |
 //! |---|---|---|---|---|
 //! | `allow_v4` `allow_v6` `block_v4` `block_v6` | prefix | `Record` | userspace | program |
+//! | `tolerated` | reason | not zero: passes | userspace | program |
 //! | `header` | 0 | `Header` | userspace | userspace |
 //! | `entries` | entry id | `Entry` | userspace | userspace |
 //! | `entry_counters` | entry id | `Counter` a CPU | program; zeroed by userspace before an id is used | userspace |
-//! | `counters` | interface slot, reason | `Counter` a CPU | program; zeroed by userspace before a slot is used | userspace |
+//! | `counters` | interface slot, verdict, reason | `Counter` a CPU | program; zeroed by userspace before a slot is used | userspace |
 //! | `interfaces` | interface slot | `Interface` | userspace | userspace |
 
 use aya_ebpf::Global;
@@ -15,7 +16,7 @@ use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use filter_common::abi::{
     self, Counter, DEFAULT_MAX_ENTRIES, Entry, Header, INTERFACE_SLOTS, Interface, REASON_SLOTS, Record,
-    TEST_SLOT,
+    SLOT_COUNTERS, TEST_SLOT,
 };
 
 const ELEMENTS: usize = abi::Capacity::Entries.elements(DEFAULT_MAX_ENTRIES) as usize;
@@ -32,6 +33,9 @@ pub static BLOCK_V4: LpmTrie<[u8; 4], Record, ELEMENTS> = LpmTrie::new();
 #[btf_map(name = "block_v6")]
 pub static BLOCK_V6: LpmTrie<[u8; 16], Record, ELEMENTS> = LpmTrie::new();
 
+#[btf_map(name = "tolerated")]
+pub static TOLERATED: Array<u32, { REASON_SLOTS as usize }> = Array::new();
+
 #[btf_map(name = "header")]
 pub static HEADER: Array<Header, 1> = Array::new();
 
@@ -42,7 +46,8 @@ pub static ENTRIES: Array<Entry, ELEMENTS> = Array::new();
 pub static ENTRY_COUNTERS: PerCpuArray<Counter, ELEMENTS> = PerCpuArray::new();
 
 #[btf_map(name = "counters")]
-pub static COUNTERS: PerCpuArray<Counter, { (INTERFACE_SLOTS * REASON_SLOTS) as usize }> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<Counter, { (INTERFACE_SLOTS * SLOT_COUNTERS) as usize }> =
+    PerCpuArray::new();
 
 #[btf_map(name = "interfaces")]
 pub static INTERFACES: Array<Interface, { INTERFACE_SLOTS as usize }> = Array::new();

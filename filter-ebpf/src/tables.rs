@@ -4,9 +4,9 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use filter_common::abi::Record;
 use filter_common::packet::Address;
-use filter_common::{Clock, Match, Tables};
+use filter_common::{Clock, Match, Reason, Tables};
 
-use crate::maps::{ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6};
+use crate::maps::{ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, TOLERATED};
 
 const V4_BITS: u32 = 32;
 const V6_BITS: u32 = 128;
@@ -30,6 +30,10 @@ impl Tables for KernelTables {
             Address::V6(address) => BLOCK_V6.get(&Key::new(V6_BITS, address)),
         }
         .map(matched)
+    }
+
+    fn tolerates(&self, fault: Reason) -> bool {
+        TOLERATED.get(fault.index()).is_some_and(|tolerated| *tolerated != 0)
     }
 }
 

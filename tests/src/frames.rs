@@ -9,11 +9,11 @@ const SOURCE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 /// Protocol and next header numbers (IANA).
 pub mod protocol {
     #![expect(missing_docs, reason = "the names are the registry's")]
-    pub const HOP_BY_HOP: u8 = 0;
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const GRE: u8 = 47;
+    pub const SCTP: u8 = 132;
     pub const ICMPV6: u8 = 58;
 }
 

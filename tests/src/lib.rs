@@ -4,6 +4,8 @@ pub mod flood;
 pub mod frames;
 pub mod kernel_side;
 pub mod lab;
+pub mod model;
+pub mod mutate;
 pub mod packets;
 pub mod scenarios;
 

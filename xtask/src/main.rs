@@ -3,6 +3,7 @@
 mod ci;
 mod command;
 mod demo;
+mod fuzz;
 mod guest;
 mod kernels;
 mod lint;
@@ -33,6 +34,8 @@ enum Verb {
     Vm(vm::Args),
     /// Build and run the demonstration
     Demo(demo::Args),
+    /// Fuzz the parser against the naive model
+    Fuzz(fuzz::Args),
     /// Run every check, as CI does
     Ci(ci::Args),
 }
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Ci(args) => ci::run(&args),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::command::{Run, cargo_messages};
 use crate::guest::Guest;
-use crate::kernels::{Kernels, numbers};
+use crate::kernels::{Kernels, file_name, numbers};
 use crate::setup::{self, Scope};
 use crate::vm;
 
@@ -29,20 +29,26 @@ const MARGIN_PERCENT: u32 = 25;
 /// `--update` allows this many bytes of stack over what was measured: four spilled registers.
 const STACK_MARGIN: u32 = 32;
 
-/// Loads the object at $1 and prints the lines that count; if it is refused, the end of the verifier's log. The
+/// The objects that filter-ctl embeds, and the first kernel that takes each.
+const OBJECTS: [(&str, [u32; 2]); 2] = [("filter-ebpf", [5, 10]), ("filter-frags", [5, 18])];
+
+/// Loads the objects at `$@` and prints the lines that count; if one is refused, the end of the verifier's log. The
 /// whole log is megabytes, too much for a serial line. For a bpffs at /sys/fs/bpf.
 const SCRIPT: &str = r#"
-if log=$(bpftool -d prog loadall "$1" /sys/fs/bpf/verify 2>&1)
-then echo "$log" | grep -E "BEGIN PROG LOAD LOG|^stack depth|^processed"
-else echo "$log" | tail -n 60; exit 1
-fi
+for object
+do
+    if log=$(bpftool -d prog loadall "$object" "/sys/fs/bpf/${object##*/}" 2>&1)
+    then echo "$log" | grep -E "BEGIN PROG LOAD LOG|^stack depth|^processed"
+    else echo "$log" | tail -n 60; exit 1
+    fi
+done
 "#;
 
 /// `cargo xtask verify`
 #[derive(clap::Args)]
 pub struct Args {
     /// `running`, or series of Debian's kernels, as 6.12
-    #[arg(default_values = [RUNNING, vm::KERNELS[0], vm::KERNELS[1]])]
+    #[arg(default_values = [RUNNING].into_iter().chain(vm::KERNELS))]
     kernels: Vec<String>,
     /// Write what was measured, and a margin, into the budget
     #[arg(long)]
@@ -60,14 +66,15 @@ impl Args {
 /// Measures, prints, and compares or updates.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure_ready(Scope::Vm)?;
-    let object = bpf_object()?;
+    let directory = object_directory()?;
     let mut measured = Vec::new();
     for kernel in &args.kernels {
-        let (kernel, log) = if kernel == RUNNING {
-            (running_series()?, on_running_kernel(&object)?)
-        } else {
-            (kernel.clone(), in_guest(kernel, &object)?)
-        };
+        let is_running = kernel == RUNNING;
+        let kernel = if is_running { running_series()? } else { kernel.clone() };
+        let fits = |first: [u32; 2]| numbers(&kernel) >= first.to_vec();
+        let objects = OBJECTS.iter().filter(|(_, first)| fits(*first)).map(|(name, _)| directory.join(name));
+        let objects: Vec<PathBuf> = objects.collect();
+        let log = if is_running { on_running_kernel(&objects)? } else { in_guest(&kernel, &objects)? };
         let costs = parse_log(&kernel, &log);
         ensure!(!costs.is_empty(), "kernel {kernel}: bpftool printed no count; it wrote:\n{log}");
         for cost in &costs {
@@ -122,16 +129,15 @@ impl fmt::Display for Cost {
     }
 }
 
-/// The object that filter-ctl embeds: its build script's output.
-fn bpf_object() -> Result<PathBuf> {
+/// The directory of [`OBJECTS`]: the output of filter-ctl's build script.
+fn object_directory() -> Result<PathBuf> {
     let messages = cargo_messages(&["build", "--package", "filter-ctl"])?;
     let is_ours = |message: &&Value| {
         message["reason"] == "build-script-executed"
             && message["package_id"].as_str().is_some_and(|id| id.contains("filter-ctl"))
     };
     let directory = messages.iter().find(is_ours).and_then(|message| message["out_dir"].as_str());
-    Ok(Path::new(directory.context("cargo named no output of filter-ctl's build script")?)
-        .join("filter-ebpf"))
+    Ok(PathBuf::from(directory.context("cargo named no output of filter-ctl's build script")?))
 }
 
 /// The series of the running kernel: `6.18` of `6.18.44-cloud`.
@@ -140,10 +146,10 @@ fn running_series() -> Result<String> {
     Ok(release.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
-/// Loads the object here, into a bpffs of a mount namespace that ends with the command.
-fn on_running_kernel(object: &Path) -> Result<String> {
+/// Loads the objects here, into a bpffs of a mount namespace that ends with the command.
+fn on_running_kernel(objects: &[PathBuf]) -> Result<String> {
     let script = format!("mount -t bpf bpf /sys/fs/bpf || exit 1\n{SCRIPT}");
-    let mut load = Run::as_root("unshare").args(["--mount", "sh", "-c", &script, "sh"]).arg(object);
+    let mut load = Run::as_root("unshare").args(["--mount", "sh", "-c", &script, "sh"]).args(objects);
     let output = load.command().stderr(Stdio::inherit()).output()?;
     let log = String::from_utf8_lossy(&output.stdout).into_owned();
     if log.is_empty() {
@@ -153,12 +159,14 @@ fn on_running_kernel(object: &Path) -> Result<String> {
     Ok(log)
 }
 
-fn in_guest(series: &str, object: &Path) -> Result<String> {
+fn in_guest(series: &str, objects: &[PathBuf]) -> Result<String> {
     let kernels = Kernels::open()?;
     let (busybox, kernel) = (kernels.busybox()?, kernels.kernel(series)?);
-    let script = format!("set -- /filter-ebpf\n{SCRIPT}");
-    let guest =
-        Guest { kernel: &kernel, busybox: &busybox, files: &[(object, "/filter-ebpf")], script: &script };
+    let names: Vec<String> = objects.iter().map(|object| format!("/{}", file_name(object))).collect();
+    let script = format!("set -- {}\n{SCRIPT}", names.join(" "));
+    let files: Vec<(&Path, &str)> =
+        objects.iter().zip(&names).map(|(object, name)| (object.as_path(), name.as_str())).collect();
+    let guest = Guest { kernel: &kernel, busybox: &busybox, files: &files, script: &script };
     let mut log = String::new();
     let code = guest.run(&mut |line| {
         log += line;

@@ -11,8 +11,11 @@ use crate::guest::Guest;
 use crate::kernels::Kernels;
 use crate::setup::{self, Scope};
 
-/// The oldest kernel that is supported, and that of the oldest Debian in wide use.
-pub const KERNELS: [&str; 2] = ["5.10", "6.1"];
+/// The oldest kernel that is supported, and those of the Debians in wide use.
+pub const KERNELS: [&str; 3] = ["5.10", "6.1", "6.12"];
+
+/// Random frames that the guest tries: its CPU is emulated, some fifty times slower.
+const FRAMES: u32 = 4000;
 
 /// `cargo xtask vm`
 #[derive(clap::Args)]
@@ -48,7 +51,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let files = [(stripped[0].as_path(), "/tools/filter-ctl"), (stripped[1].as_path(), "/tools/kernel")];
     let words: Vec<String> = args.harness.iter().map(|word| quoted(word)).collect();
-    let script = format!("cd /tmp\nFILTER_CTL=/tools/filter-ctl kernel {}\n", words.join(" "));
+    let script =
+        format!("cd /tmp\nFILTER_CTL=/tools/filter-ctl FILTER_FRAMES={FRAMES} kernel {}\n", words.join(" "));
 
     let kernels = Kernels::open()?;
     let mut failed = Vec::new();

@@ -11,6 +11,12 @@ pub(super) const IPV4: u16 = 0x0800;
 pub(super) const ARP: u16 = 0x0806;
 pub(super) const RARP: u16 = 0x8035;
 pub(super) const IPV6: u16 = 0x86dd;
+pub(super) const MPLS: u16 = 0x8847;
+pub(super) const MPLS_UPSTREAM: u16 = 0x8848;
+pub(super) const PPPOE_DISCOVERY: u16 = 0x8863;
+pub(super) const PPPOE_SESSION: u16 = 0x8864;
+/// Below it the field is a length (IEEE 802.3, 3.2.6).
+pub(super) const FIRST_ETHER_TYPE: u16 = 0x0600;
 
 /// The EtherType behind the Ethernet header and all VLAN tags.
 pub(super) fn ether_type<F: Frame + ?Sized>(cursor: &mut Cursor<'_, F>) -> Result<u16, Reason> {

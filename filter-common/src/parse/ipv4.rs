@@ -1,8 +1,8 @@
 //! The IPv4 header (RFC 791).
 
-use super::transport;
+use super::{fragment, transport};
 use crate::frame::{Cursor, Frame};
-use crate::packet::{Address, IpPacket, Transport};
+use crate::packet::{Address, IpPacket};
 use crate::reason::Reason;
 
 const HEADER_LENGTH: usize = 20;
@@ -37,23 +37,25 @@ pub(super) fn packet<F: Frame + ?Sized>(cursor: &mut Cursor<'_, F>) -> Result<Ip
     if header_length > available {
         return Err(Reason::Ipv4Truncated);
     }
-    let total_length = usize::from(u16::from_be_bytes([total_high, total_low]));
+    let total_length = match u16::from_be_bytes([total_high, total_low]) {
+        // What the stack has merged into more than the field can say (BIG TCP, 6.3); generic mode sees it.
+        0 if available > usize::from(u16::MAX) => available,
+        length => usize::from(length),
+    };
     // A frame may be longer than the packet: Ethernet pads to 60 bytes.
     if total_length < header_length || total_length > available {
         return Err(Reason::Ipv4TotalLength);
     }
     cursor.skip(header_length - HEADER_LENGTH);
 
+    let length = total_length - header_length;
     let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
-    let transport = if fragment & FRAGMENT_OFFSET_MASK != 0 {
-        Transport::LaterFragment { protocol }
-    } else {
-        let payload = transport::Payload {
-            protocol,
-            length: total_length - header_length,
-            fragmented: fragment & MORE_FRAGMENTS != 0,
-        };
-        transport::header(cursor, payload, transport::ICMP)?
+    let transport = match fragment & FRAGMENT_OFFSET_MASK {
+        0 => {
+            let fragmented = fragment & MORE_FRAGMENTS != 0;
+            transport::header(cursor, transport::Payload { protocol, length, fragmented }, transport::ICMP)?
+        }
+        offset => fragment::later(protocol, offset, length)?,
     };
     Ok(IpPacket {
         source: Address::V4([s0, s1, s2, s3]),

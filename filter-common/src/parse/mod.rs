@@ -2,11 +2,13 @@
 //! [`decide`](crate::decide())'s business.
 
 mod ethernet;
+mod fragment;
 mod ipv4;
 mod ipv6;
 mod transport;
 
 pub use ethernet::MAX_VLAN_TAGS;
+pub use ipv6::MAX_EXTENSION_HEADERS;
 
 use crate::frame::{Cursor, Frame};
 use crate::packet::Packet;
@@ -24,6 +26,9 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
         ethernet::IPV4 => ipv4::packet(&mut cursor).map(Packet::Ip),
         ethernet::IPV6 => ipv6::packet(&mut cursor).map(Packet::Ip),
         ethernet::ARP | ethernet::RARP => Ok(Packet::Arp),
+        ethernet::MPLS | ethernet::MPLS_UPSTREAM => Ok(Packet::Mpls),
+        ethernet::PPPOE_DISCOVERY | ethernet::PPPOE_SESSION => Ok(Packet::Pppoe),
+        length if length < ethernet::FIRST_ETHER_TYPE => Ok(Packet::Llc),
         ether_type => Ok(Packet::NonIp { ether_type }),
     }
 }

@@ -1,7 +1,9 @@
 //! One file a verb: from arguments to output. Only these print.
 
 mod entries;
+mod explain;
 mod load;
+mod malformed;
 mod stats;
 mod status;
 mod unload;
@@ -28,6 +30,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Block(command) => entries::run(global, Action::Block, &command),
         Command::Allow(command) => entries::run(global, Action::Allow, &command),
         Command::Stats(args) => stats::run(global, &args),
+        Command::Explain(args) => explain::run(global, &args),
+        Command::Malformed(command) => malformed::run(global, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut definition(), "filter-ctl", &mut script);

@@ -78,9 +78,10 @@ fn snapshot(filter: &Filter) -> Result<Snapshot> {
         if slot == TEST_SLOT || name.is_empty() {
             continue;
         }
-        let by_reason = Reason::ALL
-            .iter()
-            .map(|reason| Ok((*reason, maps.counter(slot, *reason)?)))
+        let counted =
+            Reason::ALL.iter().flat_map(|reason| reason.verdicts().map(move |verdict| (*reason, verdict)));
+        let by_reason = counted
+            .map(|(reason, verdict)| Ok((reason, verdict, maps.counter(slot, reason, verdict)?)))
             .collect::<Result<_>>()?;
         let name = String::from_utf8_lossy(name).into_owned();
         interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });

@@ -38,6 +38,7 @@ struct InterfaceReport {
     state: &'static str,
     device: Option<String>,
     mode: Option<Mode>,
+    frags: Option<bool>,
     program_id: u32,
     loaded_at: Option<String>,
     loaded_for_s: Option<u32>,
@@ -71,11 +72,13 @@ pub fn run(global: &Global) -> Result<Exit> {
     for Loaded { name, program_id, state } in loaded {
         let slot = slot_of(filter.maps(), &name)?.and_then(|slot| slots.get(usize::try_from(slot).ok()?));
         let loaded_for_s = slot.map(|slot| now_s.saturating_sub(slot.loaded_s));
-        let (state, device, mode) = match state {
-            State::Attached { device, mode, .. } => ("attached", Some(device), Some(mode)),
-            State::Stale { device, .. } => ("stale", Some(device), None),
-            State::Elsewhere { .. } => ("elsewhere", None, None),
-            State::Gone => ("gone", None, None),
+        let (state, device, mode, frags) = match state {
+            State::Attached { device, mode, frags, .. } => {
+                ("attached", Some(device), Some(mode), Some(frags))
+            }
+            State::Stale { device, .. } => ("stale", Some(device), None, None),
+            State::Elsewhere { .. } => ("elsewhere", None, None, None),
+            State::Gone => ("gone", None, None, None),
         };
         let loaded_at = loaded_for_s.and_then(|age_s| {
             let then = SystemTime::now().checked_sub(Duration::from_secs(age_s.into()))?;
@@ -86,6 +89,7 @@ pub fn run(global: &Global) -> Result<Exit> {
             state,
             device,
             mode,
+            frags,
             program_id,
             loaded_at,
             loaded_for_s,
@@ -112,7 +116,10 @@ fn print(report: &Report) -> Result<()> {
         table.add_row([
             output::foreign(&name),
             output::coloured(interface.state),
-            Cell::new(interface.mode.map_or("-", Mode::name)),
+            Cell::new(match (interface.mode, interface.frags) {
+                (Some(mode), Some(true)) => format!("{}, frags", mode.name()),
+                (mode, _) => mode.map_or("-", Mode::name).to_owned(),
+            }),
             Cell::new(interface.program_id),
             Cell::new(
                 interface.loaded_for_s.map_or("-".into(), |age_s| format!("{} ago", output::span(age_s))),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use filter_common::Reason;
 use filter_common::abi::entry_state;
 use thiserror::Error;
 
@@ -85,6 +86,21 @@ impl Filter {
     /// If a link can't be opened or netlink fails.
     pub fn interfaces(&self) -> Result<Vec<Loaded>> {
         interface::inspect_all(&self.pins)
+    }
+
+    /// Sets whether frames with this fault pass all the same, and reads it back.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn tolerate(&mut self, fault: Reason, tolerated: bool) -> Result<()> {
+        self.maps.set_tolerated(fault, tolerated)?;
+        ensure!(
+            self.maps.tolerates(fault)? == tolerated,
+            "`{}` reads back differently than it was set",
+            fault.name()
+        );
+        Ok(())
     }
 
     /// Clears away the entries whose deadline has passed, so that their slots are free. The program does not

@@ -13,7 +13,10 @@ use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use filter_common::abi::{self, Capacity, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM, TEST_SLOT};
+use filter_common::abi::{
+    self, Capacity, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM,
+    TEST_SLOT,
+};
 use rustix::io::Errno;
 
 use super::errno_of;
@@ -22,8 +25,14 @@ use super::pins::Pins;
 use super::refusal::{Attempt, Refusal, missing_capabilities};
 use crate::host::devices::{self, Device, Mode};
 
-/// The BPF object, built with this program.
+/// The BPF object with the programs `filter` and `explain`, built with this program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
+
+/// The BPF object with the program `filter_frags`.
+static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
+
+/// First kernel with XDP frags (commit f45d5b6ce2e8).
+const FRAGS: (u32, u32) = (5, 18);
 
 /// Lines of the verifier's log that are shown: its last words name the instruction and the rule. The rest of
 /// what can be megabytes is only counted.
@@ -44,6 +53,8 @@ pub enum State {
         ifindex: u32,
         /// The mode that the kernel reports.
         mode: Mode,
+        /// Whether it takes frames beyond one page.
+        frags: bool,
     },
     /// The program runs on a device, but is another build's: it does not use these maps.
     Stale {
@@ -92,7 +103,11 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
         (_, Some((device, _))) if !uses_these_maps(pins, name, program_id)? => {
             State::Stale { device: device.name.clone(), ifindex }
         }
-        (_, Some((device, Some(mode)))) => State::Attached { device: device.name.clone(), ifindex, mode },
+        (_, Some((device, Some(mode)))) => {
+            let program = ProgramInfo::from_pin(pins.program(name)).context("could not query the program")?;
+            let frags = program.name_as_str() == Some(FRAGS_PROGRAM);
+            State::Attached { device: device.name.clone(), ifindex, mode, frags }
+        }
         (_, Some((device, None))) => {
             bail!("{} runs the filter in a mode that filter-ctl never asks for", device.name)
         }
@@ -139,26 +154,23 @@ fn uses_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<bool> {
             .all(|spec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()))))
 }
 
-/// Makes and pins the maps that are missing.
+/// Makes and pins the maps that are missing, and the program that explains.
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
-pub fn create_maps(pins: &Pins, max_entries: u32) -> Result<()> {
-    open_object(pins, max_entries, TEST_SLOT, false).map(drop)
+pub fn create_maps(pins: &Pins, max_entries: u32, verbose: bool) -> Result<()> {
+    let mut object = load(pins, OBJECT, EXPLAIN_PROGRAM, max_entries, TEST_SLOT, verbose)?;
+    // Anew each time: what an interrupted load left may be without some of its maps.
+    remove_pin(&pins.explain())?;
+    xdp(&mut object, EXPLAIN_PROGRAM)?.pin(pins.explain()).context("could not pin the program that explains")
 }
 
-/// Loads a program that counts in `slot`, with the maps below `pins`.
-fn load(pins: &Pins, max_entries: u32, slot: u32, verbose: bool) -> Result<Ebpf> {
-    let mut object = open_object(pins, max_entries, slot, verbose)?;
-    xdp(&mut object)?.load().map_err(|error| explained(verifier_error(error, verbose)))?;
-    Ok(object)
-}
-
-/// Opens the object and its pinned maps, making those that are missing.
-fn open_object(pins: &Pins, max_entries: u32, slot: u32, verbose: bool) -> Result<Ebpf> {
+/// Loads the program `name` of an object, which counts in `slot`, with the maps below `pins`; makes those that are
+/// missing.
+fn load(pins: &Pins, object: &[u8], name: &str, max_entries: u32, slot: u32, verbose: bool) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    // No CO-RE relocations in the object, so the kernel's own types need not be parsed.
+    // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing.
     loader.btf(None).override_global(INTERFACE_SLOT_GLOBAL, &slot, true);
     if verbose {
         loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
@@ -169,12 +181,16 @@ fn open_object(pins: &Pins, max_entries: u32, slot: u32, verbose: bool) -> Resul
             loader.map_max_entries(spec.name, spec.capacity.elements(max_entries));
         }
     }
-    loader.load(OBJECT).map_err(|error| explained(anyhow!(error).context("could not create the maps")))
+    let loaded = loader.load(object);
+    let mut object =
+        loaded.map_err(|error| explained(anyhow!(error).context("could not create the maps")))?;
+    xdp(&mut object, name)?.load().map_err(|error| explained(verifier_error(error, verbose)))?;
+    Ok(object)
 }
 
-fn xdp(object: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = object.program_mut(PROGRAM).context("the object holds no filter")?;
-    program.try_into().context("the filter is no XDP program")
+fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp> {
+    let program = object.program_mut(name).with_context(|| format!("the object holds no program {name}"))?;
+    program.try_into().with_context(|| format!("{name} is no XDP program"))
 }
 
 /// The end of the verifier's log in place of all of it.
@@ -210,10 +226,23 @@ pub fn attach(
     verbose: bool,
 ) -> Result<()> {
     let (slot, before) = find_slot(maps, &device.name)?;
-    let mut object = load(pins, maps.max_entries(), slot, verbose)?;
-    let program = xdp(&mut object)?;
+    let load = |object, name| load(pins, object, name, maps.max_entries(), slot, verbose);
+    let mut name = PROGRAM;
+    let mut object = load(OBJECT, name)?;
+    let mut attached = attach_link(xdp(&mut object, name)?, device, mode);
+    // Frames beyond a page need the other program. It asks more of the driver, and is slower to find a frame's
+    // length: so only where the MTU is what stands in the way.
+    let is_mtu =
+        |error: &anyhow::Error| error.downcast_ref::<Refusal>().is_some_and(Refusal::is_about_the_mtu);
+    if attached.as_ref().is_err_and(is_mtu) && kernel_version().is_some_and(|kernel| kernel >= FRAGS) {
+        name = FRAGS_PROGRAM;
+        object = load(FRAGS_OBJECT, name)?;
+        // Where frags are refused as well, the MTU is still the cause that can be mended.
+        attached = attach_link(xdp(&mut object, name)?, device, mode).or(attached);
+    }
+    let link = attached?;
+    let program = xdp(&mut object, name)?;
     let program_id = program.info().context("could not query the program")?.id();
-    let link = attach_link(program, device, mode)?;
 
     // Attached while this process lives; from the moment its link is pinned, for good. The slot is taken before.
     let taken = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };

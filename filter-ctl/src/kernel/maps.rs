@@ -5,11 +5,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
-use filter_common::Reason;
 use filter_common::abi::{
     self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, Entry, HEADER, Header, INTERFACE_SLOTS, INTERFACES,
-    Interface, MapSpec, REASON_SLOTS, Record, counter_index,
+    Interface, MapSpec, Record, SLOT_COUNTERS, TOLERATED, counter_index,
 };
+use filter_common::{Reason, Verdict};
 
 use super::pins::{NotLoaded, Pins};
 use crate::policy::{self, Action, Network};
@@ -88,6 +88,7 @@ pub struct Maps {
     allow_v6: LpmTrie<MapData, [u8; 16], Record>,
     block_v4: LpmTrie<MapData, [u8; 4], Record>,
     block_v6: LpmTrie<MapData, [u8; 16], Record>,
+    tolerated: Array<MapData, u32>,
     header: Array<MapData, Header>,
     entries: Array<MapData, Entry>,
     entry_counters: PerCpuArray<MapData, Counter>,
@@ -116,6 +117,7 @@ impl Maps {
             allow_v6: open(pins, &abi::ALLOW_V6)?,
             block_v4: open(pins, &abi::BLOCK_V4)?,
             block_v6: open(pins, &abi::BLOCK_V6)?,
+            tolerated: open(pins, &TOLERATED)?,
             header: open(pins, &HEADER)?,
             entries: open(pins, &ENTRIES)?,
             entry_counters: open(pins, &ENTRY_COUNTERS)?,
@@ -127,6 +129,19 @@ impl Maps {
     /// The most entries that fit.
     pub fn max_entries(&self) -> u32 {
         self.max_entries
+    }
+
+    /// Whether frames with this fault pass all the same.
+    pub fn tolerates(&self, fault: Reason) -> Result<bool> {
+        let value = self.tolerated.get(&fault.index(), 0);
+        Ok(value.with_context(|| format!("could not read whether `{}` is tolerated", fault.name()))? != 0)
+    }
+
+    /// Sets whether frames with this fault pass all the same.
+    pub fn set_tolerated(&mut self, fault: Reason, tolerated: bool) -> Result<()> {
+        self.tolerated
+            .set(fault.index(), u32::from(tolerated), 0)
+            .with_context(|| format!("could not set whether `{}` is tolerated", fault.name()))
     }
 
     /// An id above which none is in use.
@@ -162,16 +177,16 @@ impl Maps {
             .with_context(|| format!("could not zero the counters of entry {id}"))
     }
 
-    /// What an interface slot has counted for a reason, over all CPUs.
-    pub fn counter(&self, slot: u32, reason: Reason) -> Result<Counter> {
-        read_counter(&self.counters, counter_index(slot, reason)).with_context(|| {
+    /// What an interface slot has counted for a reason and verdict, over all CPUs.
+    pub fn counter(&self, slot: u32, reason: Reason, verdict: Verdict) -> Result<Counter> {
+        read_counter(&self.counters, counter_index(slot, reason, verdict)).with_context(|| {
             format!("could not read the counter `{}` of interface slot {slot}", reason.name())
         })
     }
 
     /// Zeroes all counters of an interface slot, those of reasons yet unknown included.
     pub fn zero_interface(&mut self, slot: u32) -> Result<()> {
-        for index in slot * REASON_SLOTS..(slot + 1) * REASON_SLOTS {
+        for index in slot * SLOT_COUNTERS..(slot + 1) * SLOT_COUNTERS {
             zero_counter(&mut self.counters, index)
                 .with_context(|| format!("could not zero the counters of interface slot {slot}"))?;
         }

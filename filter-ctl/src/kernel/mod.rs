@@ -1,5 +1,6 @@
 //! The kernel's side: pins, programs, links and maps. The only module that calls aya.
 
+pub mod explain;
 pub mod filter;
 pub mod interface;
 pub mod loading;

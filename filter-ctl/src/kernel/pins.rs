@@ -3,8 +3,9 @@
 //! ```text
 //! /sys/fs/bpf/filter-ctl/          the pin root; commands lock this directory
 //!     links/eth0                   the link: while it exists, eth0 is filtered
-//!     abi-1/                       everything whose layout depends on ABI_VERSION
+//!     abi-2/                       everything whose layout depends on ABI_VERSION
 //!         entries, counters, ...   the maps
+//!         explain                  the program that decides without effect
 //!         programs/eth0            the program on eth0
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use filter_common::abi::{ABI_VERSION, MapSpec};
+use filter_common::abi::{ABI_VERSION, EXPLAIN_PROGRAM, MapSpec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -80,6 +81,11 @@ impl Pins {
     /// The pin of a map.
     pub fn map(&self, spec: &MapSpec) -> PathBuf {
         self.abi().join(spec.name)
+    }
+
+    /// The program that explains.
+    pub fn explain(&self) -> PathBuf {
+        self.abi().join(EXPLAIN_PROGRAM)
     }
 
     /// The directory of programs.

@@ -89,6 +89,13 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether a smaller MTU would help.
+    pub fn is_about_the_mtu(&self) -> bool {
+        matches!(self.cause, Cause::Mtu { .. })
+    }
+}
+
 fn cause(errno: Errno, attempt: &Attempt) -> Cause {
     let missing = missing_capabilities(attempt.capabilities);
     if matches!(errno, Errno::PERM | Errno::ACCESS) && !missing.is_empty() {

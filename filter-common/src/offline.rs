@@ -1,7 +1,9 @@
-//! Tables and clocks in memory, for tests on the host: the plainest thing that can be right.
+//! Tables and clocks in memory, for tests and for explaining without a kernel: the plainest thing that can be
+//! right.
 
 use crate::decide::{Clock, Match, Tables};
 use crate::packet::Address;
+use crate::reason::Reason;
 
 /// An entry of [`HostTables`].
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +20,17 @@ pub struct HostEntry {
 
 /// Entries in a list, searched from end to end. The id of an entry is its position plus one.
 #[derive(Clone, Debug, Default)]
-pub struct HostTables(pub Vec<HostEntry>);
+pub struct HostTables {
+    /// The entries.
+    pub entries: Vec<HostEntry>,
+    /// Faults that pass all the same.
+    pub tolerated: Vec<Reason>,
+}
 
 impl HostTables {
     fn find(&self, source: &Address, allows: bool) -> Option<Match> {
         let covering = || {
-            (1..).zip(&self.0).filter(|(_, entry)| {
+            (1..).zip(&self.entries).filter(|(_, entry)| {
                 entry.allows == allows && covers(&entry.address, entry.prefix_len, source)
             })
         };
@@ -40,6 +47,10 @@ impl Tables for HostTables {
 
     fn block(&self, source: &Address) -> Option<Match> {
         self.find(source, false)
+    }
+
+    fn tolerates(&self, fault: Reason) -> bool {
+        self.tolerated.contains(&fault)
     }
 }
 

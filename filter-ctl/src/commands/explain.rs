@@ -1,0 +1,307 @@
+//! `explain`: what the filter does with a frame, and why. By the kernel's own program, without effect, or offline.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use filter_common::offline::{HostEntry, HostTables, StoppedClock};
+use filter_common::packet::{Address, Packet, Transport};
+use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, filter, parse};
+use serde::Serialize;
+
+use crate::capture;
+use crate::cli::{ExplainArgs, Global};
+use crate::exit::{Exit, UsageError};
+use crate::host::monotonic_now;
+use crate::kernel::explain::Explainer;
+use crate::output::{self, EntryView};
+use crate::policy::{Action, Deadline, Entry, Key, Prefix, ReasonText};
+
+#[derive(Serialize)]
+struct Report {
+    verdict: &'static str,
+    reason: &'static str,
+    meaning: &'static str,
+    /// Whether the kernel decided, or the same code in this process with the policy of the command line.
+    offline: bool,
+    /// The entry that decided.
+    entry: Option<EntryView>,
+    /// All entries that cover the source, the widest first, the deciding one included.
+    covering: Vec<EntryView>,
+    /// What was read from the headers; nothing where they can't be read.
+    packet: Option<PacketView>,
+    /// Length of the frame in bytes.
+    length: usize,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum PacketView {
+    Arp,
+    Llc,
+    Mpls,
+    Pppoe,
+    NonIp { ether_type: u16 },
+    Ip { source: IpAddr, destination: IpAddr, hop_limit: u8, transport: TransportView },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "protocol", rename_all = "snake_case")]
+enum TransportView {
+    Tcp { source_port: u16, destination_port: u16, flags: u8 },
+    Udp { source_port: u16, destination_port: u16 },
+    Sctp { source_port: u16, destination_port: u16 },
+    Icmp { r#type: u8, code: u8 },
+    LaterFragment { number: u8 },
+    Other { number: u8 },
+}
+
+pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
+    let frame = frame(args)?;
+    let source = match parse(&frame[..]) {
+        Ok(Packet::Ip(packet)) => Some(address(packet.source)),
+        _ => None,
+    };
+    let (decision, entries) = if args.offline { offline(args, &frame)? } else { loaded(global, &frame)? };
+    let now = monotonic_now();
+    let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
+    let mut covering: Vec<&Entry> = entries
+        .iter()
+        .map(|(_, entry)| entry)
+        .filter(|entry| source.is_some_and(|source| entry.key.prefix.covers(&Prefix::host(source))))
+        .collect();
+    covering.sort_by_key(|entry| entry.key);
+    let report = Report {
+        verdict: decision.verdict.name(),
+        reason: decision.reason.name(),
+        meaning: decision.reason.sentence(),
+        offline: args.offline,
+        entry: by_id(decision.entry).map(|entry| EntryView::new(entry, now)),
+        covering: covering.into_iter().map(|entry| EntryView::new(entry, now)).collect(),
+        packet: parse(&frame[..]).ok().map(packet_view),
+        length: frame.len(),
+    };
+    if global.json {
+        output::json(&report)?
+    } else {
+        print(&report)?
+    }
+    Ok(Exit::Done)
+}
+
+/// What the loaded filter says, and its entries.
+fn loaded(global: &Global, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entry)>)> {
+    // One lock around both, so that the entries are those that decided.
+    let filter = global.open()?;
+    let entries = filter.entries()?.wanted().map(|(id, entry)| (id, entry.clone())).collect();
+    Ok((Explainer::open(&global.pins())?.decide(frame)?, entries))
+}
+
+/// What the same code says here, with the entries of the command line. Ids are places in their list, plus one.
+fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entry)>)> {
+    let mut entries = Vec::new();
+    for (action, texts) in [(Action::Block, &args.block), (Action::Allow, &args.allow)] {
+        for text in texts {
+            let key = Key { action, prefix: Prefix::parse(text, false)? };
+            entries.push(Entry { key, until: Deadline::NEVER, created_s: 0, reason: ReasonText::default() });
+        }
+    }
+    let host_entry = |entry: &Entry| HostEntry {
+        address: match entry.key.prefix.address() {
+            IpAddr::V4(address) => Address::V4(address.octets()),
+            IpAddr::V6(address) => Address::V6(address.octets()),
+        },
+        prefix_len: entry.key.prefix.prefix_len(),
+        allows: entry.key.action == Action::Allow,
+        until_s: FOREVER,
+    };
+    let tolerated = args.tolerate.iter().map(|name| fault(name)).collect::<Result<_>>()?;
+    let tables = HostTables { entries: entries.iter().map(host_entry).collect(), tolerated };
+    Ok((filter(frame, &StoppedClock(0), &tables), (NO_ENTRY + 1..).zip(entries).collect()))
+}
+
+/// The fault of this name.
+///
+/// # Errors
+///
+/// If there is none, with the names there are.
+pub fn fault(name: &str) -> Result<Reason> {
+    let faults = || Reason::ALL.iter().copied().filter(|reason| reason.is_malformed());
+    faults().find(|reason| reason.name() == name).ok_or_else(|| {
+        let names: Vec<_> = faults().map(Reason::name).collect();
+        let shown: String = name.chars().take(40).flat_map(char::escape_debug).collect();
+        UsageError(format!("`{shown}` is no fault of a frame; there are {}", names.join(", "))).into()
+    })
+}
+
+/// The frame that the arguments name.
+fn frame(args: &ExplainArgs) -> Result<Vec<u8>> {
+    match (&args.address, &args.frame, &args.pcap) {
+        (Some(address), None, None) => Ok(frame_from(*address)),
+        (None, Some(hex), None) => bytes_of(hex),
+        (None, None, Some(place)) => {
+            let (path, number) = place.rsplit_once(':').with_context(usage_of_pcap)?;
+            let number = number.parse().ok().filter(|number| *number > 0).with_context(usage_of_pcap)?;
+            capture::packet(Path::new(path), number)
+        }
+        _ => bail!(UsageError("give one of ADDR, --frame and --pcap".into())),
+    }
+}
+
+fn usage_of_pcap() -> UsageError {
+    UsageError("--pcap takes FILE:N, with the number of the packet counted from 1".into())
+}
+
+/// A frame with no other property than its source: an IP packet without payload, of a protocol that means nothing
+/// (253, for experiments, RFC 3692; no next header).
+fn frame_from(source: IpAddr) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    match source.to_canonical() {
+        IpAddr::V4(source) => {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend([0; 4]);
+        }
+        IpAddr::V6(source) => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59, 64]);
+            frame.extend(source.octets());
+            frame.extend([0; 16]);
+        }
+    }
+    frame
+}
+
+/// Longest frame in hex that is taken: 64 KiB of bytes, with separators.
+const LONGEST_HEX: usize = 3 << 16;
+
+/// Bytes from hex digits, with or without spaces, colons and line ends between them, as tools print them.
+fn bytes_of(hex: &str) -> Result<Vec<u8>> {
+    let digits: Vec<u8> = hex.bytes().filter(|byte| !matches!(byte, b' ' | b':' | b'\n' | b'\t')).collect();
+    let value = |pair: &[u8]| match pair {
+        [high, low] => {
+            Some((char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?).to_be_bytes()[3])
+        }
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> =
+        if hex.len() > LONGEST_HEX { None } else { digits.chunks(2).map(value).collect() };
+    bytes
+        .ok_or_else(|| UsageError("--frame takes pairs of hex digits, of at most 65,536 bytes".into()).into())
+}
+
+fn address(address: Address) -> IpAddr {
+    match address {
+        Address::V4(octets) => octets.into(),
+        Address::V6(octets) => octets.into(),
+    }
+}
+
+fn packet_view(packet: Packet) -> PacketView {
+    match packet {
+        Packet::Arp => PacketView::Arp,
+        Packet::Llc => PacketView::Llc,
+        Packet::Mpls => PacketView::Mpls,
+        Packet::Pppoe => PacketView::Pppoe,
+        Packet::NonIp { ether_type } => PacketView::NonIp { ether_type },
+        Packet::Ip(ip) => PacketView::Ip {
+            source: address(ip.source),
+            destination: address(ip.destination),
+            hop_limit: ip.hop_limit,
+            transport: match ip.transport {
+                Transport::Tcp { source_port, destination_port, flags } => {
+                    TransportView::Tcp { source_port, destination_port, flags }
+                }
+                Transport::Udp { source_port, destination_port } => {
+                    TransportView::Udp { source_port, destination_port }
+                }
+                Transport::Sctp { source_port, destination_port } => {
+                    TransportView::Sctp { source_port, destination_port }
+                }
+                Transport::Icmp { kind, code } => TransportView::Icmp { r#type: kind, code },
+                Transport::LaterFragment { protocol } => TransportView::LaterFragment { number: protocol },
+                Transport::Other { protocol } => TransportView::Other { number: protocol },
+            },
+        },
+    }
+}
+
+fn print(report: &Report) -> Result<()> {
+    output::line(&format!("{}: {}", report.verdict, report.reason))?;
+    output::line(&format!("  {}", report.meaning))?;
+    if let Some(entry) = &report.entry {
+        output::line(&format!("  decided by {}", described(entry)))?;
+    }
+    let deciding = report.entry.as_ref().map(|entry| (entry.action, entry.prefix));
+    for entry in report.covering.iter().filter(|entry| Some((entry.action, entry.prefix)) != deciding) {
+        output::line(&format!("  also covered by {}", described(entry)))?;
+    }
+    output::line(&format!(
+        "  {} bytes: {}",
+        report.length,
+        report.packet.as_ref().map_or("can't be read".into(), read)
+    ))
+}
+
+fn described(entry: &EntryView) -> String {
+    let why = entry.reason.as_deref().map_or(String::new(), |why| format!(": {why}"));
+    let left = match entry.expires_in_s {
+        None => "until removed".into(),
+        Some(0) => "expired".into(),
+        Some(left) => format!("{} left", output::span(left)),
+    };
+    format!("{} {}, {} old, {left}{why}", entry.action.name(), entry.prefix, output::span(entry.age_s))
+}
+
+/// What was read, in words.
+fn read(packet: &PacketView) -> String {
+    let PacketView::Ip { source, destination, hop_limit, transport } = packet else {
+        return match packet {
+            PacketView::Arp => "ARP".into(),
+            PacketView::Llc => "an IEEE 802.3 frame".into(),
+            PacketView::Mpls => "MPLS".into(),
+            PacketView::Pppoe => "PPPoE".into(),
+            PacketView::NonIp { ether_type } => format!("EtherType {ether_type:#06x}"),
+            PacketView::Ip { .. } => unreachable!("handled above"),
+        };
+    };
+    let transport = match transport {
+        TransportView::Tcp { source_port, destination_port, flags } => {
+            format!("TCP, port {source_port} to {destination_port}, flags {flags:#04x}")
+        }
+        TransportView::Udp { source_port, destination_port } => {
+            format!("UDP, port {source_port} to {destination_port}")
+        }
+        TransportView::Sctp { source_port, destination_port } => {
+            format!("SCTP, port {source_port} to {destination_port}")
+        }
+        TransportView::Icmp { r#type, code } => format!("ICMP, type {type} code {code}"),
+        TransportView::LaterFragment { number } => format!("a later fragment of protocol {number}"),
+        TransportView::Other { number } => format!("protocol {number}"),
+    };
+    format!("{source} to {destination}, hop limit {hop_limit}, {transport}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_is_read_as_tools_print_it() {
+        assert_eq!(bytes_of("00:ff 1A\n2b").unwrap(), [0, 0xff, 0x1a, 0x2b]);
+        assert_eq!(bytes_of("").unwrap(), [0u8; 0]);
+        for text in ["0", "0g", "+1", "0x12", &"00".repeat(100_000)] {
+            assert!(bytes_of(text).is_err(), "{}", text.len());
+        }
+    }
+
+    #[test]
+    fn an_address_becomes_a_frame_with_that_source() {
+        for text in ["192.0.2.7", "2001:db8::7", "::ffff:192.0.2.7"] {
+            let source: IpAddr = text.parse().unwrap();
+            let Ok(Packet::Ip(packet)) = parse(&frame_from(source)[..]) else {
+                panic!("{text} is no packet")
+            };
+            assert_eq!(address(packet.source), source.to_canonical());
+        }
+    }
+}
