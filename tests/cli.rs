@@ -67,8 +67,11 @@ fn without_a_filter_every_command_says_so() {
         &["unload", "flt0"],
         &["unload", "--all"],
     ] {
-        fails(&host.ctl(arguments), 3, &["not loaded", "filter-ctl load"]);
+        fails(&host.ctl(arguments), 3, &["no loaded filter", "filter-ctl load"]);
     }
+    // Where there is no BPF file system, a filter may well be loaded.
+    let blind = host.ctl(&["status", "--pin-root", "/proc/filter-ctl"]);
+    fails(&blind, 3, &["not on a BPF file system", "nsenter"]);
 }
 
 #[test]
@@ -215,6 +218,7 @@ fn prefixes_come_from_standard_input_and_all_faults_are_told() {
     )
     .done();
     assert_eq!(listed(&host, "block"), ["203.0.113.7/32", "2001:db8:bad::/48"]);
+    fails(&with_input(&host, &["block", "add", "-"], "# nothing\n"), 2, &["holds no prefix"]);
     let refused = with_input(&host, &["block", "add", "-"], "198.51.100.1\nnonsense\n198.51.100.1/8\n");
     fails(&refused, 2, &["line 2: `nonsense`", "line 3: `198.51.100.1/8`", "nothing was changed"]);
     assert_eq!(listed(&host, "block").len(), 2);
@@ -345,7 +349,7 @@ fn everything_that_prints_prints_json() {
     assert_eq!((error.code, error.stdout.as_str()), (Some(3), ""));
     let error: Value = serde_json::from_str(&error.stderr).unwrap();
     assert_eq!((&error["schema"], &error["error"]["exit_code"]), (&1.into(), &3.into()));
-    assert!(error["error"]["message"].as_str().unwrap().contains("not loaded"));
+    assert!(error["error"]["message"].as_str().unwrap().contains("no loaded filter"));
     let usage = host.ctl(&["block", "add", "--json"]);
     let error: Value = serde_json::from_str(&usage.stderr).unwrap();
     assert_eq!((usage.code, &error["error"]["exit_code"]), (Some(2), &2.into()));
@@ -483,6 +487,7 @@ fn a_change_that_cant_be_reported_is_made_all_the_same() {
     );
     assert_eq!(listed(&host, "block"), ["203.0.113.7/32"]);
     fails(&with_output(&["block", "list"], full()), 1, &["standard output"]);
+    fails(&with_output(&["load", "flt0"], full()), 4, &["the change was made"]);
     // A closed pipe does not change what the exit code says.
     let closed = || Stdio::from(std::io::pipe().unwrap().1);
     assert_eq!(with_output(&["block", "del", "203.0.113.7", "203.0.113.8"], closed()).code, Some(4));
@@ -546,7 +551,18 @@ fn completions_are_scripts() {
     let host = host();
     let script = host.ctl(&["completions", "bash"]).done().stdout;
     assert!(script.contains("complete -F "), "{script}");
-    host.sh("bash", ["-n", "-c", &script]).unwrap();
+    // As bash calls it when a word is to be completed.
+    let complete = |words: &str, current: usize| {
+        let call = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={current}; _filter__ctl filter-ctl \"${{COMP_WORDS[{current}]}}\" \
+             \"${{COMP_WORDS[{current}-1]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        host.sh("bash", ["-c", &call]).unwrap()
+    };
+    assert!(complete("filter-ctl blo", 1).contains("block"));
+    assert!(complete("filter-ctl block a", 2).contains("add"));
+    assert!(complete("filter-ctl stats --w", 2).contains("--watch"));
+    assert!(complete("filter-ctl allow add --t", 3).contains("--ttl"));
 }
 
 #[test]

@@ -79,7 +79,11 @@ fn unloading_the_last_interface_leaves_nothing() {
     assert_eq!(one.stdout, "flt0: no longer filtered\n");
     assert!(!runs_xdp(&host, "flt0") && runs_xdp(&host, "flt1"));
     assert_eq!(status(&host)["entries"]["block"], 1);
-    fails(&host.ctl(&["unload", "flt0"]), 3, &["flt0 is not filtered; flt1 is"]);
+    fails(
+        &host.ctl(&["unload", "flt0"]),
+        3,
+        &["flt0 is not filtered, and nothing was unloaded; flt1 is filtered"],
+    );
     let program = status(&host)["interfaces"][0]["program_id"].as_u64().unwrap();
 
     let last = host.ctl(&["unload", "flt1"]).done();
@@ -184,6 +188,8 @@ fn an_interface_that_vanished_is_told_and_comes_back() {
     let added = host.ctl(&["block", "add", "203.0.113.8"]).done();
     assert!(added.stderr.contains("flt0 is not filtered: its device is gone"), "{added:?}");
     fails(&host.ctl(&["load", "flt0"]), 1, &["flt0: no such interface"]);
+    let stats = host.ctl(&["stats", "--over", "0s"]).done();
+    assert!(stats.stderr.contains("flt0 is not filtered: its device is gone"), "{stats:?}");
 
     host.ip("link add flt0 numrxqueues 2 type veth peer name peer0 numtxqueues 2").unwrap();
     assert!(!runs_xdp(&host, "flt0"));

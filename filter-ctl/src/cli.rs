@@ -34,7 +34,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Print JSON, errors included.
+    /// Print JSON; errors too, on standard error.
     #[arg(long, global = true)]
     pub json: bool,
     /// Say all that is known, such as the verifier's whole log.
@@ -63,8 +63,8 @@ pub enum Command {
   filter-ctl unload --all")]
     Unload(UnloadArgs),
     /// Show which interfaces are filtered, and how full the tables are.
-    #[command(after_help = "Example:
-  filter-ctl status --json | jq '.interfaces[] | select(.state != \"attached\")'
+    #[command(after_help = "Example, for a monitor:
+  filter-ctl status > /dev/null || echo \"exit code $?\"
 
 Exit code 4 if a loaded interface is gone or not filtered as it should be, 3 if none is loaded.")]
     Status,
@@ -146,8 +146,12 @@ Exit code 5 if none of the prefixes has an entry, 4 if only some have.")]
   filter-ctl block list --json | jq -r '.entries[].prefix'")]
     List,
     /// Remove all entries of this kind.
-    #[command(after_help = "Example:
-  filter-ctl block list --json > before.json && filter-ctl block flush")]
+    #[command(
+        after_help = "Example, with a copy that can be read back (deadlines and reasons are only in the JSON):
+  filter-ctl block list --json | tee before.json | jq -r '.entries[].prefix' > before.txt
+  filter-ctl block flush
+  filter-ctl block add - < before.txt"
+    )]
     Flush,
 }
 

@@ -116,7 +116,7 @@ pub struct SlotWrite {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
     "the table `entries` holds at most {limit} entries, {used} are in use and {needed} more are needed; nothing was changed. \
-     Remove some, or load with a larger --max-entries"
+     Remove some; a larger --max-entries needs loading anew"
 )]
 pub struct Full {
     /// Capacity.

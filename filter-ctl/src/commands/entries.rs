@@ -8,12 +8,12 @@ use comfy_table::Cell;
 use filter_common::abi::LARGEST_MAX_ENTRIES;
 use serde::Serialize;
 
+use super::{not_filtered, reported};
 use crate::cli::{AddArgs, DelArgs, EntryCommand, Global};
-use crate::exit::{Exit, Unreported, UsageError, is_closed_pipe};
+use crate::exit::{Exit, UsageError};
 use crate::guard;
 use crate::host::{self, monotonic_now};
 use crate::kernel::Filter;
-use crate::kernel::interface::{Loaded, State};
 use crate::output::{self, EntryView};
 use crate::plan::{Change, Entries};
 use crate::policy::{Action, Deadline, Entry, Key, Prefix, PrefixSet, ReasonText};
@@ -93,15 +93,6 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     reported(told(), Exit::Done)
 }
 
-/// The end of a command that has made its change: a closed pipe changes nothing about it, and any other trouble
-/// with the report must not be taken for a failure of the change.
-fn reported(told: Result<()>, exit: Exit) -> Result<Exit> {
-    match told {
-        Err(error) if !is_closed_pipe(&error) => Err(Unreported(error).into()),
-        _ => Ok(exit),
-    }
-}
-
 /// Entries one by one if they are few, otherwise their number.
 fn tell(action: Action, what: &str, views: &[EntryView]) -> Result<()> {
     if views.len() > MOST_TOLD {
@@ -145,23 +136,7 @@ fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix], current: &Entr
             warnings.push(format!("and {rest} more such blocks have no effect"));
         }
     }
-    match filter.interfaces() {
-        Ok(interfaces) if interfaces.is_empty() => {
-            warnings.push("no interface is filtered: `filter-ctl load IFACE`".into());
-        }
-        Ok(interfaces) => {
-            warnings.extend(interfaces.iter().filter_map(|Loaded { name, state, .. }| match state {
-                State::Attached { .. } => None,
-                State::Gone => Some(format!("{name} is not filtered: its device is gone")),
-                State::Elsewhere { .. } => Some(format!("{name} is filtered in another network namespace")),
-                State::Stale { .. } => Some(format!(
-                    "{name} runs the program of another build, which does not know this entry: \
-                 `filter-ctl unload {name}` and load it again"
-                )),
-            }))
-        }
-        Err(error) => warnings.push(format!("whether the interfaces are filtered can't be told: {error:#}")),
-    }
+    warnings.extend(not_filtered(filter));
     warnings
 }
 
@@ -338,6 +313,9 @@ fn read_lines(input: impl io::BufRead, mask: bool, most: u64) -> Result<Vec<Pref
     }
     if input.limit() == 0 {
         bail!(UsageError(format!("standard input holds over {most} bytes; give fewer prefixes at once")));
+    }
+    if prefixes.is_empty() && refused.is_empty() {
+        bail!(UsageError("standard input holds no prefix: did what feeds it fail?".into()));
     }
     if refused.is_empty() {
         return Ok(prefixes);

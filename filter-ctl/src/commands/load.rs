@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use super::reported;
 use crate::cli::{Global, LoadArgs};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
@@ -29,18 +30,19 @@ pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
         verbose: global.verbose,
     };
     let outcomes = loading::load(&global.pins(), &args.interfaces, options)?;
-    if global.json {
-        let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
-            interface,
-            mode: args.mode,
-            already_loaded,
-        };
-        output::json(Report { interfaces: outcomes.into_iter().map(report).collect() })?;
-        return Ok(Exit::Done);
-    }
-    for LoadOutcome { interface, already_loaded } in outcomes {
-        let was = if already_loaded { "was already filtering" } else { "filtering" };
-        output::line(&format!("{interface}: {was} in {} mode", args.mode.name()))?;
-    }
-    Ok(Exit::Done)
+    let told = || {
+        if global.json {
+            let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
+                interface,
+                mode: args.mode,
+                already_loaded,
+            };
+            return output::json(Report { interfaces: outcomes.into_iter().map(report).collect() });
+        }
+        outcomes.iter().try_for_each(|LoadOutcome { interface, already_loaded }| {
+            let was = if *already_loaded { "was already filtering" } else { "filtering" };
+            output::line(&format!("{interface}: {was} in {} mode", args.mode.name()))
+        })
+    };
+    reported(told(), Exit::Done)
 }

@@ -10,6 +10,7 @@ use filter_common::Reason;
 use filter_common::abi::TEST_SLOT;
 use serde::Serialize;
 
+use super::not_filtered;
 use crate::cli::{Global, StatsArgs};
 use crate::exit::Exit;
 use crate::host::monotonic_now;
@@ -29,6 +30,8 @@ struct Report {
     interval_s: Option<f64>,
     interfaces: Vec<InterfaceFigures>,
     entries: Vec<EntryReport>,
+    /// Interfaces whose figures stand still because they are not filtered.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -44,8 +47,10 @@ pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
     let interval = args.watch.unwrap_or(args.over);
     loop {
         if before.is_some() || args.watch.is_some() || interval.is_zero() {
-            let now = snapshot(&global.open()?)?;
-            let report = report(&now, before.as_ref(), args.top);
+            let filter = global.open()?;
+            let now = snapshot(&filter)?;
+            let report = report(&now, before.as_ref(), args.top, not_filtered(&filter));
+            drop(filter);
             match (global.json, args.watch) {
                 (true, Some(_)) => output::json_line(&report)?,
                 (true, None) => output::json(&report)?,
@@ -94,7 +99,7 @@ fn snapshot(filter: &Filter) -> Result<Snapshot> {
     Ok(Snapshot { at, interfaces, entries: entries.collect::<Result<_>>()? })
 }
 
-fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Report {
+fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize, warnings: Vec<String>) -> Report {
     let at = monotonic_now();
     let entries = top_entries(now, before, top)
         .into_iter()
@@ -104,6 +109,7 @@ fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Report {
         interval_s: before.map(|before| now.at.saturating_sub(before.at).as_secs_f64()),
         interfaces: by_interface(now, before),
         entries: entries.collect(),
+        warnings,
     }
 }
 
@@ -132,8 +138,9 @@ fn print(report: &Report) -> Result<()> {
         }
     }
     output::print_table(&table)?;
+    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     if report.entries.is_empty() {
-        return output::line("\nno entry has decided a packet yet");
+        return output::line("\nno entry that is shown has decided a packet yet");
     }
     output::line("")?;
     let header = ["entry", "action", "age", "left", "packets", "bytes", "packets/s", "why"];

@@ -98,7 +98,8 @@ fn unless_loaded<'d>(device: &'d Device, present: &[Loaded], mode: Mode) -> Opti
             State::Attached { ifindex, mode: running, .. } if *ifindex == device.ifindex => {
                 return (*running != mode).then(|| {
                     Err(anyhow!(
-                        "{name} is already filtered in {} mode; `filter-ctl unload {name}` first to load it in {} mode",
+                        "{name} is already filtered in {} mode; `filter-ctl unload {name}` first to load it in {} mode (unloading \
+                         the last interface forgets all entries)",
                         running.name(),
                         mode.name()
                     ))
@@ -248,7 +249,10 @@ fn pinned_names(pins: &Pins, names: &[String]) -> Result<Vec<String>> {
             (None, None) => {
                 let others: Vec<_> = all.iter().map(|loaded| loaded.name.as_str()).collect();
                 let others = if others.is_empty() { "nothing".into() } else { others.join(", ") };
-                return Err(NotLoaded(format!("{name} is not filtered; {others} is")).into());
+                return Err(NotLoaded(format!(
+                    "{name} is not filtered, and nothing was unloaded; {others} is filtered"
+                ))
+                .into());
             }
         };
         if !found.contains(pinned) {

@@ -103,6 +103,10 @@ impl Maps {
     ///
     /// [`NotLoaded`] if there are none; otherwise if one is missing or not what is expected.
     pub fn open(pins: &Pins) -> Result<Self> {
+        if pins.loaded_interfaces()?.is_empty() && abi::MAPS.iter().any(|spec| !pins.map(spec).exists()) {
+            let interrupted = "a load was interrupted; `filter-ctl load IFACE` takes it up again";
+            return Err(NotLoaded(interrupted.into()).into());
+        }
         let Some(max_entries) = existing_max_entries(pins, false)? else {
             return Err(NotLoaded(format!(
                 "{} holds no maps of ABI {}; start with `filter-ctl load IFACE`",

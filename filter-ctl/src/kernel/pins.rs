@@ -43,7 +43,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// There is no filter to work on.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the filter is not loaded: {0}")]
+#[error("no loaded filter was found: {0}")]
 pub struct NotLoaded(pub String);
 
 /// The paths below a pin root.
@@ -236,6 +236,8 @@ impl Lock {
             let directory = match openat(CWD, root, flags, Mode::empty()) {
                 Ok(directory) => File::from(directory),
                 Err(Errno::NOENT) => {
+                    // Where nothing can be pinned, what is pinned elsewhere can't be seen.
+                    pins.check_file_system().map_err(|error| NotLoaded(format!("{error:#}")))?;
                     return Err(NotLoaded(format!(
                         "nothing is pinned at {}; start with `filter-ctl load IFACE`",
                         root.display()
