@@ -32,7 +32,7 @@ pub const SLOT_COUNTERS: u32 = 2 * REASON_SLOTS;
 /// bytes, 16 more a CPU, and about 150 in the kernel's trie: 17 MiB and 1 MiB a CPU when full.
 pub const DEFAULT_MAX_ENTRIES: u32 = 65_536;
 
-/// The most entries that may be asked for: the kernel's trie takes over 1 µs a packet there.
+/// The most entries that may be asked for: beyond, the kernel's trie costs more a packet than dropping is worth.
 pub const LARGEST_MAX_ENTRIES: u32 = 1 << 20;
 
 /// Longest reason text of an entry, in bytes of UTF-8: what is left of a 128-byte record.
