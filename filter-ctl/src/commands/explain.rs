@@ -177,10 +177,9 @@ const LONGEST_HEX: usize = 3 << 16;
 /// Bytes from hex digits, with or without spaces, colons and line ends between them, as tools print them.
 fn bytes_of(hex: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = hex.bytes().filter(|byte| !matches!(byte, b' ' | b':' | b'\n' | b'\t')).collect();
+    let digit = |digit: &u8| char::from(*digit).to_digit(16);
     let value = |pair: &[u8]| match pair {
-        [high, low] => {
-            Some((char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?).to_be_bytes()[3])
-        }
+        [high, low] => u8::try_from(digit(high)? * 16 + digit(low)?).ok(),
         _ => None,
     };
     let bytes: Option<Vec<u8>> =
@@ -254,31 +253,30 @@ fn described(entry: &EntryView) -> String {
 
 /// What was read, in words.
 fn read(packet: &PacketView) -> String {
-    let PacketView::Ip { source, destination, hop_limit, transport } = packet else {
-        return match packet {
-            PacketView::Arp => "ARP".into(),
-            PacketView::Llc => "an IEEE 802.3 frame".into(),
-            PacketView::Mpls => "MPLS".into(),
-            PacketView::Pppoe => "PPPoE".into(),
-            PacketView::NonIp { ether_type } => format!("EtherType {ether_type:#06x}"),
-            PacketView::Ip { .. } => unreachable!("handled above"),
-        };
-    };
-    let transport = match transport {
+    match packet {
+        PacketView::Arp => "ARP".into(),
+        PacketView::Llc => "an IEEE 802.3 frame".into(),
+        PacketView::Mpls => "MPLS".into(),
+        PacketView::Pppoe => "PPPoE".into(),
+        PacketView::NonIp { ether_type } => format!("EtherType {ether_type:#06x}"),
+        PacketView::Ip { source, destination, hop_limit, transport } => {
+            format!("{source} to {destination}, hop limit {hop_limit}, {}", read_transport(transport))
+        }
+    }
+}
+
+fn read_transport(transport: &TransportView) -> String {
+    let ports = |name, source, destination| format!("{name}, port {source} to {destination}");
+    match transport {
         TransportView::Tcp { source_port, destination_port, flags } => {
-            format!("TCP, port {source_port} to {destination_port}, flags {flags:#04x}")
+            format!("{}, flags {flags:#04x}", ports("TCP", source_port, destination_port))
         }
-        TransportView::Udp { source_port, destination_port } => {
-            format!("UDP, port {source_port} to {destination_port}")
-        }
-        TransportView::Sctp { source_port, destination_port } => {
-            format!("SCTP, port {source_port} to {destination_port}")
-        }
+        TransportView::Udp { source_port, destination_port } => ports("UDP", source_port, destination_port),
+        TransportView::Sctp { source_port, destination_port } => ports("SCTP", source_port, destination_port),
         TransportView::Icmp { r#type, code } => format!("ICMP, type {type} code {code}"),
         TransportView::LaterFragment { number } => format!("a later fragment of protocol {number}"),
         TransportView::Other { number } => format!("protocol {number}"),
-    };
-    format!("{source} to {destination}, hop limit {hop_limit}, {transport}")
+    }
 }
 
 #[cfg(test)]
