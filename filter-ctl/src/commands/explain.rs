@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::capture;
 use crate::cli::{ExplainArgs, Global};
 use crate::exit::{Exit, UsageError};
-use crate::host::monotonic_now;
+use crate::host::{monotonic_now, monotonic_now_s};
 use crate::kernel::explain::Explainer;
 use crate::output::{self, EntryView};
 use crate::policy::{Action, Deadline, Entry, Key, Prefix, ReasonText};
@@ -103,7 +103,12 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entr
     for (action, texts) in [(Action::Block, &args.block), (Action::Allow, &args.allow)] {
         for text in texts {
             let key = Key { action, prefix: Prefix::parse(text, false)? };
-            entries.push(Entry { key, until: Deadline::NEVER, created_s: 0, reason: ReasonText::default() });
+            entries.push(Entry {
+                key,
+                until: Deadline::NEVER,
+                created_s: monotonic_now_s(),
+                reason: ReasonText::default(),
+            });
         }
     }
     let host_entry = |entry: &Entry| HostEntry {
