@@ -443,7 +443,11 @@ fn frames_and_captures_are_explained() {
     );
     fails(&host.ctl(&["explain", "--pcap", &packet(3)]), 1, &["has no packet 3"]);
     std::fs::write(&path, &capture[..capture.len() - 1]).unwrap();
-    fails(&host.ctl(&["explain", "--pcap", &packet(2)]), 1, &["behind packet 1"]);
+    fails(&host.ctl(&["explain", "--pcap", &packet(2)]), 1, &["has no packet 2"]);
+    // A snap length: the record says that the frame was longer.
+    capture[36] += 1;
+    std::fs::write(&path, &capture).unwrap();
+    fails(&host.ctl(&["explain", "--pcap", &packet(1)]), 1, &["captured only to 20 of its 21 bytes"]);
     std::fs::write(&path, "no capture at all, whatever its name").unwrap();
     fails(&host.ctl(&["explain", "--pcap", &packet(1)]), 1, &["is no pcap or pcapng file"]);
     std::fs::remove_file(&path).unwrap();
@@ -469,6 +473,15 @@ fn faults_can_be_tolerated_and_are_listed() {
     assert_eq!(verdict("udp_length"), "pass");
     host.ctl(&["malformed", "drop", "udp_length"]).done();
     assert_eq!(verdict("udp_length"), "drop");
+    let mut command = host.filter_ctl(&["malformed", "pass", "udp_length"]);
+    command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let unreported = Finished::from(host.spawn(command).unwrap().wait_with_output().unwrap());
+    fails(&unreported, 4, &["the change was made"]);
+    // Where nothing is filtered, an explanation of what would be says so.
+    host.ip("link del flt0").unwrap();
+    let explained = host.ctl(&["explain", "203.0.113.7"]).done();
+    assert!(explained.stderr.contains("flt0 is not filtered"), "{explained:?}");
+    assert!(host.ctl(&["malformed", "list"]).done().stderr.contains("flt0 is not filtered"));
 }
 
 #[test]

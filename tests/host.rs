@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use filter_common::offline::StoppedClock;
 use filter_common::{Decision, NO_ENTRY, Reason, Verdict, filter};
-use filter_tests::scenarios::{all, host_tables};
+use filter_tests::mutate::Mutator;
+use filter_tests::scenarios::{Scenario, all, host_tables};
 
 /// The moment at which frames arrive.
 const NOW_S: u32 = 1000;
@@ -62,7 +63,51 @@ fn tags_never_change_a_decision() {
         }
         tagged.extend(rest);
         let decision = filter(&tagged[..], &StoppedClock(NOW_S), &tables);
-        assert_eq!(decision.reason, scenario.reason, "{} behind tags", scenario.name);
+        let untagged = filter(&scenario.frame[..], &StoppedClock(NOW_S), &tables);
+        assert_eq!(decision, untagged, "{} behind tags", scenario.name);
+    }
+}
+
+/// Random frames for the properties below.
+const FRAMES: usize = 100_000;
+
+#[test]
+fn cutting_a_random_frame_never_turns_a_drop_into_a_pass() {
+    let (mut random, mutator) = (filter_tests::seeded(), Mutator::default());
+    for _ in 0..FRAMES {
+        let scenario = Scenario { tolerated: &[], ..mutator.scenario(&mut random).clone() };
+        let tables = host_tables(&scenario, NOW_S);
+        let frame = mutator.frame(&mut random);
+        let whole = filter(&frame[..], &StoppedClock(NOW_S), &tables);
+        if whole.verdict == Verdict::Drop && !frame.is_empty() {
+            let cut = &frame[..random.usize(..frame.len())];
+            let decision = filter(cut, &StoppedClock(NOW_S), &tables);
+            assert_eq!(
+                decision.verdict,
+                Verdict::Drop,
+                "{whole:?}, cut to {}: {decision:?}: {frame:02x?}",
+                cut.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_tag_never_changes_the_decision_about_a_random_frame() {
+    let (mut random, mutator) = (filter_tests::seeded(), Mutator::default());
+    for _ in 0..FRAMES {
+        let scenario = mutator.scenario(&mut random);
+        let tables = host_tables(scenario, NOW_S);
+        let mut frame = mutator.frame(&mut random);
+        let decision = filter(&frame[..], &StoppedClock(NOW_S), &tables);
+        // One more tag is too many behind four, and a frame without EtherType has nowhere to put one.
+        let tags = frame.get(12..).unwrap_or_default().chunks(4).take_while(|tag| {
+            matches!(tag, [0x81, 0, ..] | [0x88, 0xa8, ..] | [0x91, 0, ..] | [0x92, 0, ..])
+        });
+        if frame.len() >= 14 && tags.count() < 4 {
+            frame.splice(12..12, [0x88, 0xa8, 0x0f, 0xff]);
+            assert_eq!(filter(&frame[..], &StoppedClock(NOW_S), &tables), decision, "{frame:02x?}");
+        }
     }
 }
 

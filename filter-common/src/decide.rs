@@ -102,11 +102,11 @@ fn by_entry(reason: Reason, found: Match) -> Decision {
 }
 
 /// Router and neighbour solicitation and advertisement, and redirect (RFC 4861), which without hop limit 255
-/// did not come from this link.
+/// did not come from this link, and in a fragment must be ignored (RFC 6980).
 fn is_neighbour_discovery(ip: &IpPacket) -> bool {
     matches!(
-        (ip.source, ip.transport, ip.hop_limit),
-        (Address::V6(_), Transport::Icmp { kind: 133..=137, .. }, 255)
+        (ip.source, ip.transport, ip.hop_limit, ip.is_fragment),
+        (Address::V6(_), Transport::Icmp { kind: 133..=137, .. }, 255, false)
     )
 }
 

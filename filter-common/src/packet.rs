@@ -29,6 +29,8 @@ pub struct IpPacket {
     pub destination: Address,
     /// IPv4 time to live or IPv6 hop limit.
     pub hop_limit: u8,
+    /// Whether it is a fragment, by its field in IPv4, by its header in IPv6 even of an atomic one (RFC 6946).
+    pub is_fragment: bool,
     /// What follows the IP header.
     pub transport: Transport,
 }

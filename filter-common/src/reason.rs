@@ -92,7 +92,7 @@ reasons! {
     Ipv6JumboLength = 30, "ipv6_jumbo_length", Drop, "The IPv6 payload length says jumbogram (RFC 2675), and the frame is too short for one.";
     FragmentTooShort = 31, "fragment_too_short", Drop, "A first fragment ends before its transport header does (RFC 7112).";
     FragmentLength = 32, "fragment_length", Drop, "An IPv6 fragment other than the last has a length that is no multiple of eight (RFC 8200).";
-    FragmentBeyondEnd = 33, "fragment_beyond_end", Drop, "A fragment ends beyond the 65,535 bytes that a datagram can have.";
+    FragmentBeyondEnd = 33, "fragment_beyond_end", Drop, "A fragment ends beyond the 65,535 bytes that a packet can have once it is put together.";
     TcpFragmentOffset = 34, "tcp_fragment_offset", Drop, "A TCP fragment at offset 1, which would overwrite the flags on reassembly (RFC 3128).";
 }
 

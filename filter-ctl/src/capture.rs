@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use pcap_parser::traits::PcapNGPacketBlock as _;
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 
 /// Bytes that are read at a time, and the largest record that is taken: four times the largest snap length in use.
@@ -17,22 +18,39 @@ fn ethernet_header(packet: &[u8]) -> [u8; 14] {
     header
 }
 
+/// A packet of a capture.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Its number in the file, from 1.
+    pub number: u64,
+    /// As much of the frame as was captured.
+    pub frame: Vec<u8>,
+    /// Length of the frame on the wire, in bytes; more than was captured where the capture had a snap length.
+    pub original_length: usize,
+}
+
 /// The packet as a frame, if the capture's link type is one that can be one.
-fn frame(link: Linktype, packet: &[u8]) -> Option<Vec<u8>> {
-    match link {
-        Linktype::ETHERNET => Some(packet.to_vec()),
-        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => Some([&ethernet_header(packet), packet].concat()),
+fn captured(number: u64, link: Linktype, data: &[u8], original_length: u32) -> Option<Captured> {
+    let original_length = usize::try_from(original_length).unwrap_or(usize::MAX);
+    // The high bits of the field in the file's header may tell of a frame check sequence.
+    match Linktype(link.0 & 0xffff) {
+        Linktype::ETHERNET => Some(Captured { number, frame: data.to_vec(), original_length }),
+        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => {
+            let header = ethernet_header(data);
+            let original_length = original_length.saturating_add(header.len());
+            Some(Captured { number, frame: [&header, data].concat(), original_length })
+        }
         _ => None,
     }
 }
 
-/// Calls `each` with the number, from 1, and the frame of every packet in a capture until it says to stop. Packets
-/// of other links than Ethernet and plain IP are numbered and passed over.
+/// Calls `each` with every packet in a capture until it says to stop. Packets of other links than Ethernet and plain IP
+/// are numbered and passed over; what follows the point at which a file was cut off is not there.
 ///
 /// # Errors
 ///
 /// If the file can't be read or is no capture.
-pub fn for_each(path: &Path, mut each: impl FnMut(u64, Vec<u8>) -> bool) -> Result<()> {
+pub fn for_each(path: &Path, mut each: impl FnMut(Captured) -> bool) -> Result<()> {
     let context = || format!("could not read the capture {}", path.display());
     let file = File::open(path).with_context(context)?;
     let mut reader = create_reader(BUFFER, file)
@@ -47,7 +65,9 @@ pub fn for_each(path: &Path, mut each: impl FnMut(u64, Vec<u8>) -> bool) -> Resu
                         links = vec![header.network];
                         None
                     }
-                    PcapBlockOwned::Legacy(record) => Some((links.first().copied(), record.data)),
+                    PcapBlockOwned::Legacy(record) => {
+                        Some((links.first().copied(), record.data, record.origlen))
+                    }
                     PcapBlockOwned::NG(Block::SectionHeader(_)) => {
                         links.clear();
                         None
@@ -58,30 +78,25 @@ pub fn for_each(path: &Path, mut each: impl FnMut(u64, Vec<u8>) -> bool) -> Resu
                     }
                     PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
                         let interface = usize::try_from(packet.if_id).unwrap_or(usize::MAX);
-                        // The data is padded to four bytes.
-                        let length =
-                            usize::try_from(packet.caplen).unwrap_or(usize::MAX).min(packet.data.len());
-                        Some((links.get(interface).copied(), &packet.data[..length]))
+                        Some((links.get(interface).copied(), packet.packet_data(), packet.origlen))
                     }
                     PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-                        Some((links.first().copied(), packet.data))
+                        Some((links.first().copied(), packet.packet_data(), packet.origlen))
                     }
                     PcapBlockOwned::NG(_) => None,
                 };
-                if let Some((link, data)) = packet {
+                if let Some((link, data, original_length)) = packet {
                     number += 1;
-                    if let Some(frame) = link.and_then(|link| frame(link, data))
-                        && !each(number, frame)
-                    {
+                    let captured = link.and_then(|link| captured(number, link, data, original_length));
+                    if captured.is_some_and(|captured| !each(captured)) {
                         return Ok(());
                     }
                 }
                 reader.consume(offset);
             }
-            Err(PcapError::Eof) => return Ok(()),
+            Err(PcapError::Eof | PcapError::UnexpectedEof) => return Ok(()),
             Err(PcapError::Incomplete(_)) => {
                 if reader.reader_exhausted() {
-                    // A capture that was cut off: what is whole has been given.
                     return Ok(());
                 }
                 if let Err(error) = reader.refill() {
@@ -97,21 +112,32 @@ pub fn for_each(path: &Path, mut each: impl FnMut(u64, Vec<u8>) -> bool) -> Resu
 ///
 /// # Errors
 ///
-/// If the file can't be read or has no such packet.
+/// If the file can't be read or has no such packet, or not all of it.
 pub fn packet(path: &Path, number: u64) -> Result<Vec<u8>> {
     let mut found = None;
     let mut last = 0;
-    for_each(path, |at, frame| {
-        last = at;
+    for_each(path, |captured| {
+        let at = captured.number;
         if at == number {
-            found = Some(frame);
+            found = Some(captured);
+        } else if at < number {
+            last = at;
         }
         at < number
     })?;
-    found.with_context(|| {
+    let Captured { frame, original_length, .. } = found.with_context(|| {
         format!(
             "{} has no packet {number} of Ethernet or plain IP; the last before it is {last}",
             path.display()
         )
-    })
+    })?;
+    if frame.len() < original_length {
+        bail!(
+            "packet {number} of {} was captured only to {} of its {original_length} bytes, and what the filter does with \
+             the whole can't be told; capture with `-s 0`",
+            path.display(),
+            frame.len()
+        );
+    }
+    Ok(frame)
 }

@@ -242,7 +242,7 @@ pub enum MalformedCommand {
     #[command(after_help = "Example:
   filter-ctl malformed list")]
     List,
-    /// Let frames with these faults pass, unread and counted.
+    /// Let frames with these faults pass, counted and unread: from blocked sources as well.
     #[command(after_help = "Example:
   filter-ctl malformed pass udp_length")]
     Pass {

@@ -43,9 +43,9 @@ pub fn open() -> Result<Filter> {
 /// If the kernel refuses.
 pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
     let mut filter = open()?;
-    for reason in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
-        filter.tolerate(*reason, tolerated.contains(reason))?;
-    }
+    let faults: Vec<Reason> = Reason::ALL.iter().copied().filter(|reason| reason.is_malformed()).collect();
+    filter.tolerate(&faults, false)?;
+    filter.tolerate(tolerated, true)?;
     let present = filter.entries()?;
     let keys = present.wanted().map(|(_, entry)| entry.key).collect();
     filter.change(&present, Change::Remove(keys))?;

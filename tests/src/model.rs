@@ -118,12 +118,13 @@ fn ipv4(packet: &[u8]) -> Result<Seen, Reason> {
         transport(packet[9], payload, field / 0x2000 % 2 == 1, 1)?;
         packet[9] == 1 && payload[..2] == [3, 4]
     } else {
-        later_fragment(packet[9], field % 0x2000, payload.len())?;
+        later_fragment(packet[9], field % 0x2000, total)?;
         false
     };
     Ok(Seen::Ip { source, path_mtu })
 }
 
+/// `length` is of the packet as far as its own length field counts it.
 fn later_fragment(protocol: u8, offset: usize, length: usize) -> Result<(), Reason> {
     if protocol == 6 && offset == 1 {
         Err(Reason::TcpFragmentOffset)
@@ -152,7 +153,8 @@ fn ipv6(packet: &[u8]) -> Result<Seen, Reason> {
         0 if next == 0 => return Err(Reason::Ipv6JumboLength),
         length => behind.get(..length).ok_or(Reason::Ipv6PayloadLength)?,
     };
-    let (mut headers, mut first_fragment) = (0, false);
+    let (mut headers, mut first_fragment, mut fragment_header) = (0, false, false);
+    let whole = rest.len();
     while [0, 43, 44, 51, 60, 135, 139, 140].contains(&next) {
         if next == 0 && headers > 0 {
             return Err(Reason::Ipv6ExtensionOrder);
@@ -184,8 +186,10 @@ fn ipv6(packet: &[u8]) -> Result<Seen, Reason> {
             if more && rest.len() % 8 != 0 {
                 return Err(Reason::FragmentLength);
             }
+            fragment_header = true;
             if offset > 0 {
-                later_fragment(next, offset, rest.len())?;
+                // All but the fragment header itself counts in what is put together.
+                later_fragment(next, offset, whole - 8)?;
                 return Ok(Seen::Ip { source, path_mtu: false });
             }
             first_fragment |= more;
@@ -193,7 +197,7 @@ fn ipv6(packet: &[u8]) -> Result<Seen, Reason> {
     }
     transport(next, rest, first_fragment, 58)?;
     let icmp = next == 58;
-    if icmp && hop_limit == 255 && (133..=137).contains(&rest[0]) {
+    if icmp && hop_limit == 255 && !fragment_header && (133..=137).contains(&rest[0]) {
         return Ok(Seen::Other(Reason::NeighbourDiscovery));
     }
     Ok(Seen::Ip { source, path_mtu: icmp && rest[0] == 2 })

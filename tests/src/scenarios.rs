@@ -815,8 +815,15 @@ fn fragments() -> Vec<Scenario> {
         ),
         pass("UDP fragment at offset 1", NONE, v4_fragment(udp_number, 1, &[0; 16]), NoMatch),
         pass("TCP fragment at offset 2", NONE, v4_fragment(tcp_number, 2, &[0; 16]), NoMatch),
-        malformed("IPv4 fragment beyond 65,535", v4_fragment(udp_number, 0x1fff, &[0; 8]), FragmentBeyondEnd),
-        pass("IPv4 fragment up to 65,535", NONE, v4_fragment(udp_number, 0x1fff, &[0; 7]), NoMatch),
+        // With the header of 20 bytes: 20 + 8189 * 8 + 3 is 65,535.
+        pass("IPv4 fragment up to 65,535", NONE, v4_fragment(udp_number, 0x1ffd, &[0; 3]), NoMatch),
+        malformed("IPv4 fragment beyond 65,535", v4_fragment(udp_number, 0x1ffd, &[0; 4]), FragmentBeyondEnd),
+        malformed("the ping of death", v4_fragment(protocol::ICMP, 0x1fff, &[0; 7]), FragmentBeyondEnd),
+        malformed(
+            "IPv6 fragment whose options carry it beyond 65,535",
+            v6_with(60, &[extension(44, 8), fragment_header(udp_number, 0x1fff, false), vec![0; 7]].concat()),
+            FragmentBeyondEnd,
+        ),
         malformed(
             "first fragment too short for TCP",
             v4_fragment(tcp_number, more, &tcp()[..16]),
@@ -848,7 +855,27 @@ fn fragments() -> Vec<Scenario> {
             0,
         ),
         decided(
-            "neighbour solicitation in a fragment is none",
+            "neighbour solicitation in a first fragment is none",
+            EVERYTHING,
+            odd_v6(
+                Ipv6 { next_header: 44, hop_limit: 255, ..Ipv6::default() },
+                &[fragment_header(protocol::ICMPV6, 0, true), icmp(135)].concat(),
+            ),
+            Blocked,
+            1,
+        ),
+        decided(
+            "neighbour solicitation in an atomic fragment is none",
+            EVERYTHING,
+            odd_v6(
+                Ipv6 { next_header: 44, hop_limit: 255, ..Ipv6::default() },
+                &[fragment_header(protocol::ICMPV6, 0, false), icmp(135)].concat(),
+            ),
+            Blocked,
+            1,
+        ),
+        decided(
+            "neighbour solicitation in a later fragment is none",
             EVERYTHING,
             odd_v6(
                 Ipv6 { next_header: 44, hop_limit: 255, ..Ipv6::default() },

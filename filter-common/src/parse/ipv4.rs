@@ -49,18 +49,19 @@ pub(super) fn packet<F: Frame + ?Sized>(cursor: &mut Cursor<'_, F>) -> Result<Ip
     cursor.skip(header_length - HEADER_LENGTH);
 
     let length = total_length - header_length;
-    let fragment = u16::from_be_bytes([fragment_high, fragment_low]);
-    let transport = match fragment & FRAGMENT_OFFSET_MASK {
+    let fragment_field = u16::from_be_bytes([fragment_high, fragment_low]);
+    let transport = match fragment_field & FRAGMENT_OFFSET_MASK {
         0 => {
-            let fragmented = fragment & MORE_FRAGMENTS != 0;
+            let fragmented = fragment_field & MORE_FRAGMENTS != 0;
             transport::header(cursor, transport::Payload { protocol, length, fragmented }, transport::ICMP)?
         }
-        offset => fragment::later(protocol, offset, length)?,
+        offset => fragment::later(protocol, offset, length, header_length)?,
     };
     Ok(IpPacket {
         source: Address::V4([s0, s1, s2, s3]),
         destination: Address::V4([d0, d1, d2, d3]),
         hop_limit,
+        is_fragment: fragment_field & (FRAGMENT_OFFSET_MASK | MORE_FRAGMENTS) != 0,
         transport,
     })
 }

@@ -47,21 +47,23 @@ pub(super) fn packet<F: Frame + ?Sized>(cursor: &mut Cursor<'_, F>) -> Result<Ip
     if length > available {
         return Err(Reason::Ipv6PayloadLength);
     }
+    let mut chain = Chain { next_header, left: length, is_fragment: false, fragmented: false };
+    let transport = behind_extensions(cursor, &mut chain)?;
     Ok(IpPacket {
         source: Address::V6(source),
         destination: Address::V6(destination),
         hop_limit,
-        transport: behind_extensions(cursor, next_header, length)?,
+        is_fragment: chain.is_fragment,
+        transport,
     })
 }
 
-/// Follows the extension headers in the `left` bytes behind the IPv6 header, and reads what ends the chain.
+/// Follows the extension headers, and reads what ends the chain.
 fn behind_extensions<F: Frame + ?Sized>(
     cursor: &mut Cursor<'_, F>,
-    next_header: u8,
-    left: usize,
+    chain: &mut Chain,
 ) -> Result<Transport, Reason> {
-    let mut chain = Chain { next_header, left, fragmented: false };
+    let (next_header, whole) = (chain.next_header, chain.left);
     // The only place where they may stand.
     if next_header == HOP_BY_HOP {
         chain.follow(cursor, FORMS[usize::from(HOP_BY_HOP)])?;
@@ -75,7 +77,8 @@ fn behind_extensions<F: Frame + ?Sized>(
         let is_fragment = chain.next_header == FRAGMENT;
         let field = chain.follow(cursor, form)?;
         if is_fragment && let Some(offset) = chain.enter_fragment(field)? {
-            return fragment::later(chain.next_header, offset, chain.left);
+            let before = whole - chain.left - SHORTEST;
+            return fragment::later(chain.next_header, offset, chain.left, before);
         }
     }
     match chain.next_header {
@@ -136,6 +139,8 @@ struct Chain {
     next_header: u8,
     /// Bytes of the packet from there on.
     left: usize,
+    /// Whether there was a fragment header.
+    is_fragment: bool,
     /// Whether this is the first of several fragments.
     fragmented: bool,
 }
@@ -169,6 +174,7 @@ impl Chain {
 
     /// Takes in the field of a fragment header. Returns the offset if what follows is the middle of a datagram.
     fn enter_fragment(&mut self, field: u16) -> Result<Option<u16>, Reason> {
+        self.is_fragment = true;
         let (offset, more) = (field >> 3, field & MORE_FRAGMENTS != 0);
         if more && !self.left.is_multiple_of(8) {
             return Err(Reason::FragmentLength);

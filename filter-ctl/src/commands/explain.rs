@@ -9,6 +9,7 @@ use filter_common::packet::{Address, Packet, Transport};
 use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, filter, parse};
 use serde::Serialize;
 
+use super::not_filtered;
 use crate::capture;
 use crate::cli::{ExplainArgs, Global};
 use crate::exit::{Exit, UsageError};
@@ -32,6 +33,8 @@ struct Report {
     packet: Option<PacketView>,
     /// Length of the frame in bytes.
     length: usize,
+    /// Interfaces on which this is not so, since they are not filtered.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -62,7 +65,8 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
         Ok(Packet::Ip(packet)) => Some(address(packet.source)),
         _ => None,
     };
-    let (decision, entries) = if args.offline { offline(args, &frame)? } else { loaded(global, &frame)? };
+    let Answer { decision, entries, warnings } =
+        if args.offline { offline(args, &frame)? } else { loaded(global, &frame)? };
     let now = monotonic_now();
     let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
     let mut covering: Vec<&Entry> = entries
@@ -80,6 +84,7 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
         covering: covering.into_iter().map(|entry| EntryView::new(entry, now)).collect(),
         packet: parse(&frame[..]).ok().map(packet_view),
         length: frame.len(),
+        warnings,
     };
     if global.json {
         output::json(&report)?
@@ -89,16 +94,24 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What the loaded filter says, and its entries.
-fn loaded(global: &Global, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entry)>)> {
+/// A decision, the entries under which it was made, by id, and what must be known with it.
+struct Answer {
+    decision: Decision,
+    entries: Vec<(u32, Entry)>,
+    warnings: Vec<String>,
+}
+
+/// What the loaded filter says.
+fn loaded(global: &Global, frame: &[u8]) -> Result<Answer> {
     // One lock around both, so that the entries are those that decided.
     let filter = global.open()?;
     let entries = filter.entries()?.wanted().map(|(id, entry)| (id, entry.clone())).collect();
-    Ok((Explainer::open(&global.pins())?.decide(frame)?, entries))
+    let decision = Explainer::open(&global.pins())?.decide(frame)?;
+    Ok(Answer { decision, entries, warnings: not_filtered(&filter) })
 }
 
 /// What the same code says here, with the entries of the command line. Ids are places in their list, plus one.
-fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entry)>)> {
+fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<Answer> {
     let mut entries = Vec::new();
     for (action, texts) in [(Action::Block, &args.block), (Action::Allow, &args.allow)] {
         for text in texts {
@@ -122,7 +135,8 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<(Decision, Vec<(u32, Entr
     };
     let tolerated = args.tolerate.iter().map(|name| fault(name)).collect::<Result<_>>()?;
     let tables = HostTables { entries: entries.iter().map(host_entry).collect(), tolerated };
-    Ok((filter(frame, &StoppedClock(0), &tables), (NO_ENTRY + 1..).zip(entries).collect()))
+    let decision = filter(frame, &StoppedClock(0), &tables);
+    Ok(Answer { decision, entries: (NO_ENTRY + 1..).zip(entries).collect(), warnings: Vec::new() })
 }
 
 /// The fault of this name.
@@ -230,6 +244,7 @@ fn packet_view(packet: Packet) -> PacketView {
 }
 
 fn print(report: &Report) -> Result<()> {
+    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     output::line(&format!("{}: {}", report.verdict, report.reason))?;
     output::line(&format!("  {}", report.meaning))?;
     if let Some(entry) = &report.entry {

@@ -6,14 +6,15 @@ use filter_common::{Reason, Verdict};
 use serde::Serialize;
 
 use super::explain::fault;
+use super::{not_filtered, reported};
 use crate::cli::{Global, MalformedCommand};
 use crate::exit::Exit;
-use crate::kernel::Filter;
 use crate::output;
 
 #[derive(Serialize)]
 struct Report {
     faults: Vec<FaultView>,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -32,35 +33,40 @@ pub fn run(global: &Global, command: &MalformedCommand) -> Result<Exit> {
     // All names are checked before the first is set.
     let faults = names.iter().map(|name| fault(name)).collect::<Result<Vec<_>>>()?;
     let mut filter = global.open()?;
-    faults.iter().try_for_each(|fault| filter.tolerate(*fault, tolerated))?;
-    let views = faults.iter().map(|fault| view(&filter, *fault)).collect::<Result<Vec<_>>>()?;
-    if global.json {
-        output::json(Report { faults: views })?;
-    } else {
-        for view in views {
-            output::line(&format!("{}: {}", view.reason, view.verdict))?;
+    filter.tolerate(&faults, tolerated)?;
+    let views = faults.iter().map(|fault| view(*fault, tolerated));
+    let report = Report { faults: views.collect(), warnings: not_filtered(&filter) };
+    drop(filter);
+    let told = || {
+        if global.json {
+            return output::json(&report);
         }
-    }
-    Ok(Exit::Done)
+        report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+        report.faults.iter().try_for_each(|view| output::line(&format!("{}: {}", view.reason, view.verdict)))
+    };
+    reported(told(), Exit::Done)
 }
 
 fn list(global: &Global) -> Result<Exit> {
     let filter = global.open()?;
     let faults = Reason::ALL.iter().filter(|reason| reason.is_malformed());
-    let faults = faults.map(|fault| view(&filter, *fault)).collect::<Result<Vec<_>>>()?;
+    let faults =
+        faults.map(|fault| Ok(view(*fault, filter.maps().tolerates(*fault)?))).collect::<Result<Vec<_>>>()?;
+    let report = Report { faults, warnings: not_filtered(&filter) };
     if global.json {
-        output::json(Report { faults })?;
+        output::json(report)?;
         return Ok(Exit::Done);
     }
+    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     let mut table = output::table(&["fault", "verdict", "meaning"], &[]);
-    for fault in faults {
+    for fault in report.faults {
         table.add_row([Cell::new(fault.reason), output::coloured(fault.verdict), Cell::new(fault.meaning)]);
     }
     output::print_table(&table)?;
     Ok(Exit::Done)
 }
 
-fn view(filter: &Filter, fault: Reason) -> Result<FaultView> {
-    let verdict = if filter.maps().tolerates(fault)? { Verdict::Pass } else { Verdict::Drop };
-    Ok(FaultView { reason: fault.name(), verdict: verdict.name(), meaning: fault.sentence() })
+fn view(fault: Reason, tolerated: bool) -> FaultView {
+    let verdict = if tolerated { Verdict::Pass } else { Verdict::Drop };
+    FaultView { reason: fault.name(), verdict: verdict.name(), meaning: fault.sentence() }
 }

@@ -88,19 +88,27 @@ impl Filter {
         interface::inspect_all(&self.pins)
     }
 
-    /// Sets whether frames with this fault pass all the same, and reads it back.
+    /// Sets whether frames with these faults pass all the same, and reads it back. All or nothing.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses.
-    pub fn tolerate(&mut self, fault: Reason, tolerated: bool) -> Result<()> {
-        self.maps.set_tolerated(fault, tolerated)?;
-        ensure!(
-            self.maps.tolerates(fault)? == tolerated,
-            "`{}` reads back differently than it was set",
-            fault.name()
-        );
-        Ok(())
+    /// If the kernel refuses; [`PartlyApplied`] if it could not be undone.
+    pub fn tolerate(&mut self, faults: &[Reason], tolerated: bool) -> Result<()> {
+        let before = faults
+            .iter()
+            .map(|fault| Ok((*fault, self.maps.tolerates(*fault)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let set = faults.iter().try_for_each(|fault| {
+            self.maps.set_tolerated(*fault, tolerated)?;
+            let is_set = self.maps.tolerates(*fault)? == tolerated;
+            ensure!(is_set, "`{}` reads back differently than it was set", fault.name());
+            Ok(())
+        });
+        let Err(error) = set else { return Ok(()) };
+        match before.iter().try_for_each(|(fault, was)| self.maps.set_tolerated(*fault, *was)) {
+            Ok(()) => Err(error.context("nothing was changed")),
+            Err(undo) => Err(anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}")))),
+        }
     }
 
     /// Clears away the entries whose deadline has passed, so that their slots are free. The program does not

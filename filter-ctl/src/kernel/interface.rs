@@ -154,14 +154,17 @@ fn uses_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<bool> {
             .all(|spec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()))))
 }
 
-/// Makes and pins the maps that are missing, and the program that explains.
+/// Makes and pins the maps that are missing, and the program that explains: `anew` where nothing is loaded, since what an
+/// interrupted load left may be without some of its maps; otherwise the one beside the programs that run stays.
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
-pub fn create_maps(pins: &Pins, max_entries: u32, verbose: bool) -> Result<()> {
+pub fn create_maps(pins: &Pins, max_entries: u32, anew: bool, verbose: bool) -> Result<()> {
+    if !anew && pins.explain().exists() {
+        return Ok(());
+    }
     let mut object = load(pins, OBJECT, EXPLAIN_PROGRAM, max_entries, TEST_SLOT, verbose)?;
-    // Anew each time: what an interrupted load left may be without some of its maps.
     remove_pin(&pins.explain())?;
     xdp(&mut object, EXPLAIN_PROGRAM)?.pin(pins.explain()).context("could not pin the program that explains")
 }
@@ -229,18 +232,21 @@ pub fn attach(
     let load = |object, name| load(pins, object, name, maps.max_entries(), slot, verbose);
     let mut name = PROGRAM;
     let mut object = load(OBJECT, name)?;
-    let mut attached = attach_link(xdp(&mut object, name)?, device, mode);
-    // Frames beyond a page need the other program. It asks more of the driver, and is slower to find a frame's
-    // length: so only where the MTU is what stands in the way.
-    let is_mtu =
-        |error: &anyhow::Error| error.downcast_ref::<Refusal>().is_some_and(Refusal::is_about_the_mtu);
-    if attached.as_ref().is_err_and(is_mtu) && kernel_version().is_some_and(|kernel| kernel >= FRAGS) {
-        name = FRAGS_PROGRAM;
-        object = load(FRAGS_OBJECT, name)?;
-        // Where frags are refused as well, the MTU is still the cause that can be mended.
-        attached = attach_link(xdp(&mut object, name)?, device, mode).or(attached);
-    }
-    let link = attached?;
+    let link = match attach_link(xdp(&mut object, name)?, device, mode) {
+        // Frames beyond a page need the other program. It asks more of the driver, and is slower to read headers: so
+        // only where the MTU is what stands in the way.
+        Err(refused)
+            if is_about_the_mtu(&refused) && kernel_version().is_some_and(|kernel| kernel >= FRAGS) =>
+        {
+            name = FRAGS_PROGRAM;
+            object = load(FRAGS_OBJECT, name)
+                .map_err(|error| error.context(format!("{refused:#}; with frags")))?;
+            // Where frags are refused as well, the MTU is still the cause that can be mended.
+            attach_link(xdp(&mut object, name)?, device, mode)
+                .map_err(|error| if error.is::<Refusal>() { refused } else { error })?
+        }
+        attached => attached?,
+    };
     let program = xdp(&mut object, name)?;
     let program_id = program.info().context("could not query the program")?.id();
 
@@ -259,6 +265,10 @@ pub fn attach(
         });
     }
     Ok(())
+}
+
+fn is_about_the_mtu(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(Refusal::is_about_the_mtu)
 }
 
 /// Attaches the program by a bpf_link, which lives as long as somebody holds it.

@@ -76,7 +76,7 @@ fn load_locked(
         .filter_map(|device| unless_loaded(device, &present, options.mode))
         .collect::<Result<_>>()?;
 
-    interface::create_maps(pins, max_entries, options.verbose)?;
+    interface::create_maps(pins, max_entries, present.is_empty(), options.verbose)?;
     let mut filter = Filter::open_locked(pins.clone(), Arc::clone(lock))?;
     for device in &to_load {
         interface::attach(pins, &mut filter.maps, device, options.mode, monotonic_now_s(), options.verbose)?;
