@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use filter_ctl::kernel::Lock;
 use filter_tests::kernel_side::{LOCK_WAIT, pins};
-use filter_tests::lab::{Finished, Host, eventually, join};
+use filter_tests::lab::{Finished, Host, eventually, fails, join};
 use serde_json::Value;
 
 /// A host with an interface `flt0`, not yet filtered.
@@ -44,14 +44,6 @@ fn listed(host: &Host, action: &str) -> Vec<String> {
         .iter()
         .map(|entry| entry["prefix"].as_str().unwrap().to_owned())
         .collect()
-}
-
-#[track_caller]
-fn fails(finished: &Finished, code: i32, words: &[&str]) {
-    assert_eq!(finished.code, Some(code), "{finished:?}");
-    for word in words {
-        assert!(finished.stderr.contains(word), "no `{word}` in: {}", finished.stderr);
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use filter_common::abi::{BLOCK_V4, Record};
 use filter_tests::kernel_side::{open, pins, test_run};
-use filter_tests::lab::{Finished, Host, eventually};
+use filter_tests::lab::{Finished, Host, eventually, fails};
 use serde_json::Value;
 
 const PIN_ROOT: &str = "/sys/fs/bpf/filter-ctl";
@@ -37,14 +37,6 @@ fn runs_xdp(host: &Host, device: &str) -> bool {
 
 fn status(host: &Host) -> Value {
     host.ctl(&["status", "--json"]).json()
-}
-
-#[track_caller]
-fn fails(finished: &Finished, code: i32, words: &[&str]) {
-    assert_eq!(finished.code, Some(code), "{finished:?}");
-    for word in words {
-        assert!(finished.stderr.contains(word), "no `{word}` in: {}", finished.stderr);
-    }
 }
 
 #[track_caller]

@@ -256,6 +256,19 @@ impl Finished {
     }
 }
 
+/// Checks how a program failed, and that it said these words on standard error.
+///
+/// # Panics
+///
+/// If it ended otherwise, or did not.
+#[track_caller]
+pub fn fails(finished: &Finished, code: i32, words: &[&str]) {
+    assert_eq!(finished.code, Some(code), "{finished:?}");
+    for word in words {
+        assert!(finished.stderr.contains(word), "no `{word}` in: {}", finished.stderr);
+    }
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Errors

@@ -333,7 +333,7 @@ mod tests {
         assert!(is_debian_like("NAME=\"Debian GNU/Linux\"\nID=debian\n"));
         assert!(is_debian_like("ID=ubuntu\nID_LIKE=debian\n"));
         assert!(is_debian_like("ID=pop\nID_LIKE=\"ubuntu debian\"\n"));
-        assert!(!is_debian_like("ID=fedora\nBUG_REPORT_URL=https://bugs.debian.org/\n"));
+        assert!(!is_debian_like("ID=fedora\nPRETTY_NAME=\"not debian\"\n"));
         assert!(!is_debian_like(""));
     }
 
