@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::host::whole_seconds;
 use crate::policy::{Action, Entry, Prefix};
 
 /// Version of all JSON output. Fields may be added under the same number; none changes its meaning or goes.
@@ -62,6 +63,11 @@ pub fn raw_line(text: &str) -> Result<()> {
 pub fn note(text: &str) {
     // Where even this can't be written, there is nobody to tell.
     let _ = writeln!(io::stderr().lock(), "{}", printable(text));
+}
+
+/// Says on standard error what the operator should know beside the result.
+pub fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
 }
 
 /// The text with control characters but line ends escaped: names of interfaces and programs may hold any.
@@ -208,7 +214,7 @@ impl EntryView {
     /// The view of `entry` at the moment `now` of CLOCK_MONOTONIC.
     pub fn new(entry: &Entry, now: Duration) -> Self {
         let wall = SystemTime::now();
-        let age_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_sub(entry.created_s);
+        let age_s = whole_seconds(now).saturating_sub(entry.created_s);
         let expires_in_s = entry.until.left_s(now);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let rfc3339 = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();

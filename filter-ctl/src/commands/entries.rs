@@ -57,11 +57,10 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     }
 
     let mut filter = global.open()?;
-    filter.clear_expired()?;
-    let current = filter.entries()?;
+    let current = filter.clear_expired()?;
     let now = monotonic_now();
     let until = Deadline::after(args.ttl, now)?;
-    let created_s = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+    let created_s = host::whole_seconds(now);
     let entry = |prefix: &Prefix| Entry {
         key: Key { action, prefix: *prefix },
         until,
@@ -87,7 +86,7 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
         tell(action, "added", &report.added)?;
         tell(action, "changed", &report.changed)?;
         tell(action, "unchanged", &report.unchanged)?;
-        report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+        output::warn(&report.warnings);
         Ok(())
     };
     reported(told(), Exit::Done)
@@ -167,8 +166,7 @@ struct StillCovered {
 fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
     let prefixes = read_prefixes(&args.prefixes, args.mask)?;
     let mut filter = global.open()?;
-    filter.clear_expired()?;
-    let current = filter.entries()?;
+    let current = filter.clear_expired()?;
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
     let effect = filter.change(&current, Change::Remove(keys))?;
 

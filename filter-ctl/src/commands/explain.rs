@@ -244,7 +244,7 @@ fn packet_view(packet: Packet) -> PacketView {
 }
 
 fn print(report: &Report) -> Result<()> {
-    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    output::warn(&report.warnings);
     output::line(&format!("{}: {}", report.verdict, report.reason))?;
     output::line(&format!("  {}", report.meaning))?;
     if let Some(entry) = &report.entry {

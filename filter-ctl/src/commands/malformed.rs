@@ -41,7 +41,7 @@ pub fn run(global: &Global, command: &MalformedCommand) -> Result<Exit> {
         if global.json {
             return output::json(&report);
         }
-        report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+        output::warn(&report.warnings);
         report.faults.iter().try_for_each(|view| output::line(&format!("{}: {}", view.reason, view.verdict)))
     };
     reported(told(), Exit::Done)
@@ -57,7 +57,7 @@ fn list(global: &Global) -> Result<Exit> {
         output::json(report)?;
         return Ok(Exit::Done);
     }
-    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    output::warn(&report.warnings);
     let mut table = output::table(&["fault", "verdict", "meaning"], &[]);
     for fault in report.faults {
         table.add_row([Cell::new(fault.reason), output::coloured(fault.verdict), Cell::new(fault.meaning)]);

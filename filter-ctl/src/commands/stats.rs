@@ -138,7 +138,7 @@ fn print(report: &Report) -> Result<()> {
         }
     }
     output::print_table(&table)?;
-    report.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    output::warn(&report.warnings);
     if report.entries.is_empty() {
         return output::line("\nno entry that is shown has decided a packet yet");
     }

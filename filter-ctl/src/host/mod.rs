@@ -26,7 +26,12 @@ pub fn monotonic_now() -> Duration {
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
-/// [`monotonic_now`] in whole seconds, as the program reads it.
+/// [`monotonic_now`] in whole seconds.
 pub fn monotonic_now_s() -> u32 {
-    u32::try_from(monotonic_now().as_secs()).unwrap_or(u32::MAX)
+    whole_seconds(monotonic_now())
+}
+
+/// A moment of CLOCK_MONOTONIC in whole seconds, as the program reads it: 136 years fit.
+pub fn whole_seconds(moment: Duration) -> u32 {
+    u32::try_from(moment.as_secs()).unwrap_or(u32::MAX)
 }

@@ -1,9 +1,10 @@
 //! The loaded filter, locked: its entries, and the changes to them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use filter_common::Reason;
 use filter_common::abi::entry_state;
 use thiserror::Error;
@@ -19,6 +20,21 @@ use crate::policy::Entry;
 #[derive(Debug, Error)]
 #[error("the change was only partly applied, and the next command tries to finish it: {0}")]
 pub struct PartlyApplied(pub String);
+
+impl PartlyApplied {
+    /// Of a change that failed with `error`, and whose undoing failed with `undo`.
+    pub fn after(error: &anyhow::Error, undo: &anyhow::Error) -> Self {
+        Self(format!("{error:#}; undoing it failed too: {undo:#}"))
+    }
+}
+
+/// What to report of a change that failed with `error` and was, or was not, undone.
+fn failed(error: anyhow::Error, undone: Result<()>) -> anyhow::Error {
+    match undone {
+        Ok(()) => error.context("nothing was changed"),
+        Err(undo) => PartlyApplied::after(&error, &undo).into(),
+    }
+}
 
 /// The filter below a pin root, while nobody else changes it.
 pub struct Filter {
@@ -105,25 +121,24 @@ impl Filter {
             Ok(())
         });
         let Err(error) = set else { return Ok(()) };
-        match before.iter().try_for_each(|(fault, was)| self.maps.set_tolerated(*fault, *was)) {
-            Ok(()) => Err(error.context("nothing was changed")),
-            Err(undo) => Err(anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}")))),
-        }
+        let undone = before.iter().try_for_each(|(fault, was)| self.maps.set_tolerated(*fault, *was));
+        Err(failed(error, undone))
     }
 
-    /// Clears away the entries whose deadline has passed, so that their slots are free. The program does not
-    /// wait for this: it compares deadlines with its own clock.
+    /// Clears away the entries whose deadline has passed, so that their slots are free, and returns the others. The
+    /// program does not wait for this: it compares deadlines with its own clock.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn clear_expired(&mut self) -> Result<Vec<Entry>> {
+    pub fn clear_expired(&mut self) -> Result<Entries> {
         let entries = self.entries()?;
         let expired = entries.expired(monotonic_now_s());
         if expired.is_empty() {
-            return Ok(Vec::new());
+            return Ok(entries);
         }
-        Ok(self.change(&entries, Change::Remove(expired))?.removed)
+        self.change(&entries, Change::Remove(expired))?;
+        self.entries()
     }
 
     /// Makes `change` to the entries, which are `current` now, reads it back, and says what it came to. All or
@@ -137,15 +152,7 @@ impl Filter {
         let (plan, effect) = plan::plan(current, change, limit)?;
         match self.apply(&plan).and_then(|()| self.read_back(&plan)) {
             Ok(()) => Ok(effect),
-            Err(error) => {
-                let undone = self.undo(current, &plan);
-                match undone {
-                    Ok(()) => Err(error.context("nothing was changed")),
-                    Err(undo) => {
-                        Err(anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}"))))
-                    }
-                }
-            }
+            Err(error) => Err(failed(error, self.undo(current, &plan))),
         }
     }
 
@@ -198,11 +205,12 @@ impl Filter {
                 key.prefix
             );
         }
+        let freed: HashSet<u32> = plan.free.iter().copied().collect();
         for key in &plan.remove {
             // A trie answers with the next wider prefix where there is none of this length.
             let found = self.maps.longest_match(key)?.map(|record| record.entry);
             ensure!(
-                found.is_none_or(|id| !plan.free.contains(&id)),
+                found.is_none_or(|id| !freed.contains(&id)),
                 "{} {} is still in the kernel's table after it was removed",
                 key.action.name(),
                 key.prefix

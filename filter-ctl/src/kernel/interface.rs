@@ -14,8 +14,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use filter_common::abi::{
-    self, Capacity, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, PROGRAM,
-    TEST_SLOT,
+    self, Capacity, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, MapSpec,
+    PROGRAM, TEST_SLOT,
 };
 use rustix::io::Errno;
 
@@ -100,16 +100,18 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     let state = match (ifindex, device.and_then(|device| Some((device, device.xdp?.mode)))) {
         (0, _) => State::Gone,
         (_, None) => State::Elsewhere { ifindex },
-        (_, Some((device, _))) if !uses_these_maps(pins, name, program_id)? => {
-            State::Stale { device: device.name.clone(), ifindex }
-        }
-        (_, Some((device, Some(mode)))) => {
-            let program = ProgramInfo::from_pin(pins.program(name)).context("could not query the program")?;
-            let frags = program.name_as_str() == Some(FRAGS_PROGRAM);
-            State::Attached { device: device.name.clone(), ifindex, mode, frags }
-        }
-        (_, Some((device, None))) => {
-            bail!("{} runs the filter in a mode that filter-ctl never asks for", device.name)
+        (_, Some((device, mode))) => {
+            let name_now = device.name.clone();
+            match (program_with_these_maps(pins, name, program_id)?, mode) {
+                (None, _) => State::Stale { device: name_now, ifindex },
+                (Some(program), Some(mode)) => {
+                    let frags = program.name_as_str() == Some(FRAGS_PROGRAM);
+                    State::Attached { device: name_now, ifindex, mode, frags }
+                }
+                (Some(_), None) => {
+                    bail!("{name_now} runs the filter in a mode that filter-ctl never asks for")
+                }
+            }
         }
     };
     Ok(Loaded { name: name.to_owned(), program_id, state })
@@ -139,19 +141,19 @@ fn ifindex_of_open_link(link_id: u32) -> Result<u32> {
         .with_context(|| format!("the kernel does not say where link {link_id} is attached"))
 }
 
-/// Whether the program behind the link is the one pinned for this ABI, with the maps that are pinned beside it.
-fn uses_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<bool> {
+/// The program behind the link, if it is the one pinned for this ABI, with the maps that are pinned beside it.
+fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<Option<ProgramInfo>> {
     let path = pins.program(name);
     if !path.exists() {
-        return Ok(false);
+        return Ok(None);
     }
     let context = || format!("could not query the program {}", path.display());
     let program = ProgramInfo::from_pin(&path).with_context(context)?;
     let used = program.map_ids().with_context(context)?.unwrap_or_default();
-    Ok(program.id() == program_id
-        && abi::PROGRAM_MAPS
-            .iter()
-            .all(|spec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()))))
+    let is_used =
+        |spec: &MapSpec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()));
+    let is_ours = program.id() == program_id && abi::PROGRAM_MAPS.iter().all(is_used);
+    Ok(is_ours.then_some(program))
 }
 
 /// Makes and pins the maps that are missing, and the program that explains: `anew` where nothing is loaded, since what an

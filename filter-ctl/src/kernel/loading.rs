@@ -144,7 +144,7 @@ fn undo_load(pins: &Pins, loaded: &[String], was_loaded: bool, error: anyhow::Er
     });
     match undone {
         Ok(()) => error,
-        Err(undo) => anyhow!(PartlyApplied(format!("{error:#}; undoing it failed too: {undo:#}"))),
+        Err(undo) => PartlyApplied::after(&error, &undo).into(),
     }
 }
 
