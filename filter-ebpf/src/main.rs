@@ -1,21 +1,14 @@
-//! The XDP program: a shell that gives `filter-common` a frame, the maps and a clock, and acts on its
-//! decision. No protocol knowledge belongs here.
+//! The programs for frames within one page. All but the entry points is the library's.
 
 #![no_std]
 #![no_main]
 #![expect(missing_docs, reason = "a binary: nothing here is reachable from Rust")]
 
-mod act;
-mod frame;
-mod maps;
-mod shell;
-mod tables;
-
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use filter_common::abi;
-
-use crate::frame::XdpFrame;
+use filter_shell::frame::XdpFrame;
+use filter_shell::shell;
 
 /// The filter. Its name is `filter_common::abi::PROGRAM`.
 #[xdp]

@@ -1,0 +1,10 @@
+//! The shell around `filter-common`: gives it a frame, the maps and a clock, and acts on its decision. No protocol
+//! knowledge belongs here.
+
+#![no_std]
+
+pub mod act;
+pub mod frame;
+pub mod maps;
+pub mod shell;
+pub mod tables;
