@@ -3,6 +3,7 @@
 use crate::frame::Frame;
 use crate::packet::{Address, IpPacket, Packet, Transport};
 use crate::parse::parse;
+use crate::prefix::{Record, Switch};
 use crate::reason::{Reason, Verdict};
 
 /// The entry id that stands for "no entry": ids start at 1, and slot 0 of the entry maps is never used.
@@ -23,10 +24,10 @@ pub struct Decision {
     pub verdict: Verdict,
 }
 
-/// What a table knows of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a table knows of an address and an action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Match {
-    /// Id of the most specific entry that covers the address.
+    /// Id of the most specific entry that covers the address, or [`NO_ENTRY`].
     pub entry: u32,
     /// When the *last* of all covering entries ends, in seconds of the [`Clock`]; [`FOREVER`] if one never
     /// does. The writer of the tables keeps it so: thus the end of a nested entry never uncovers an address
@@ -34,12 +35,26 @@ pub struct Match {
     pub until_s: u32,
 }
 
+impl Match {
+    /// Reads a word of a table: the end in the upper half, the entry in the lower.
+    #[inline(always)] // in BPF, part of one look-up
+    pub const fn from_word(word: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        Self { entry: word as u32, until_s: (word >> 32) as u32 }
+    }
+
+    /// The word of a table.
+    pub const fn to_word(self) -> u64 {
+        (self.until_s as u64) << 32 | self.entry as u64
+    }
+}
+
 /// The questions that [`decide`] asks of the operator's lists.
 pub trait Tables {
-    /// The allow entries that cover `source`.
-    fn allow(&self, source: &Address) -> Option<Match>;
-    /// The block entries that cover `source`.
-    fn block(&self, source: &Address) -> Option<Match>;
+    /// What is decided for `source`, under each policy.
+    fn find(&self, source: &Address) -> Option<Record>;
+    /// Which policy is in force.
+    fn switch(&self) -> Switch;
     /// Whether frames with this fault are to pass all the same, unread.
     fn tolerates(&self, fault: Reason) -> bool;
 }
@@ -75,20 +90,28 @@ pub fn decide(packet: &Packet, clock: &impl Clock, tables: &impl Tables) -> Deci
         return by_protocol(Reason::NeighbourDiscovery);
     }
     let mut now = Now { clock, read_s: None };
-    if let Some(allow) = tables.allow(&ip.source)
-        && now.is_before(allow.until_s)
-    {
-        return by_entry(Reason::Allowed, allow);
-    }
-    if let Some(block) = tables.block(&ip.source)
-        && now.is_before(block.until_s)
-    {
-        return by_entry(Reason::Blocked, block);
+    if let Some(record) = tables.find(&ip.source) {
+        let slot = slot_in_force(tables.switch(), &mut now);
+        let (allow, block) = (record.allow(slot), record.block(slot));
+        if allow.entry != NO_ENTRY && now.is_before(allow.until_s) {
+            return by_entry(Reason::Allowed, allow);
+        }
+        if block.entry != NO_ENTRY && now.is_before(block.until_s) {
+            return by_entry(Reason::Blocked, block);
+        }
     }
     if is_path_mtu(ip) {
         return by_protocol(Reason::PathMtu);
     }
     by_protocol(Reason::NoMatch)
+}
+
+/// The slot of the policy that is in force: the pending one until it lapses, if there is one.
+fn slot_in_force<C: Clock>(switch: Switch, now: &mut Now<'_, C>) -> usize {
+    match switch.pending() {
+        Some((pending, confirm_by_s)) if now.is_before(confirm_by_s) => pending,
+        _ => switch.active(),
+    }
 }
 
 /// A decision in which no entry took part.

@@ -11,11 +11,12 @@
 //!    why the frame cannot be one.
 //! 3. [`packet`]: all that later steps may know about a packet.
 //! 4. [`decide()`]: protocol essentials, allow, block, default; asks [`Tables`], reads the clock at most once.
-//! 5. [`reason`]: the one enum that names every outcome and its verdict.
+//! 5. [`prefix`]: which entries cover the source: the tables in the kernel, and their writer.
+//! 6. [`reason`]: the one enum that names every outcome and its verdict.
 //!
 //! [`abi`] is the contract of the maps that the kernel and userspace share.
 
-#![cfg_attr(not(any(test, feature = "offline")), no_std)]
+#![cfg_attr(not(any(test, feature = "offline", feature = "writer")), no_std)]
 #![cfg_attr(not(feature = "pod"), forbid(unsafe_code))]
 #![cfg_attr(feature = "pod", deny(unsafe_code))]
 
@@ -26,6 +27,7 @@ pub mod frame;
 pub mod offline;
 pub mod packet;
 mod parse;
+pub mod prefix;
 pub mod reason;
 
 pub use decide::{Clock, Decision, FOREVER, Match, NO_ENTRY, Tables, decide, filter};

@@ -3,6 +3,7 @@
 
 use crate::decide::{Clock, Match, Tables};
 use crate::packet::Address;
+use crate::prefix::{Record, Switch};
 use crate::reason::Reason;
 
 /// An entry of [`HostTables`].
@@ -28,7 +29,7 @@ pub struct HostTables {
 }
 
 impl HostTables {
-    fn find(&self, source: &Address, allows: bool) -> Option<Match> {
+    fn covering(&self, source: &Address, allows: bool) -> Option<Match> {
         let covering = || {
             (1..).zip(&self.entries).filter(|(_, entry)| {
                 entry.allows == allows && covers(&entry.address, entry.prefix_len, source)
@@ -41,12 +42,14 @@ impl HostTables {
 }
 
 impl Tables for HostTables {
-    fn allow(&self, source: &Address) -> Option<Match> {
-        self.find(source, true)
+    fn find(&self, source: &Address) -> Option<Record> {
+        let word = |allows| self.covering(source, allows).map_or(0, Match::to_word);
+        let (allow, block) = (word(true), word(false));
+        Some(Record { words: [allow, block, allow, block] })
     }
 
-    fn block(&self, source: &Address) -> Option<Match> {
-        self.find(source, false)
+    fn switch(&self) -> Switch {
+        Switch::default()
     }
 
     fn tolerates(&self, fault: Reason) -> bool {

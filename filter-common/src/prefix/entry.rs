@@ -1,0 +1,175 @@
+//! Entries as the tables hold them: keys, their order, and the words they become.
+
+use std::cmp::Ordering;
+
+use super::layout::{Family, Step, mask, mixed};
+use crate::abi::{Counter, action};
+
+/// What makes an entry that entry: at most one for each prefix and action.
+///
+/// The order puts a prefix directly before those it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Upper half of the network address; an IPv4 address is its upper half. Host bits are zero.
+    pub high: u64,
+    /// Lower half.
+    pub low: u64,
+    /// Family and length.
+    pub step: Step,
+    /// One of [`action`](crate::abi::action).
+    pub action: u8,
+}
+
+impl Key {
+    /// Family and length.
+    pub fn family_and_length(&self) -> (Family, u8) {
+        self.step.family_and_length().expect("keys are made with the step of a length")
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family_and_length().0
+    }
+
+    /// Whether both have the same prefix.
+    pub fn is_same_prefix(&self, other: &Self) -> bool {
+        (self.high, self.low, self.step) == (other.high, other.low, other.step)
+    }
+
+    /// Whether every address of `other` is in this prefix.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (family, length) = self.family_and_length();
+        let (high, low) = mask(length);
+        family == other.family()
+            && self.step <= other.step
+            && ((self.high ^ other.high) & high) | ((self.low ^ other.low) & low) == 0
+    }
+
+    /// The least key of this prefix.
+    pub fn first(&self) -> Self {
+        Self { action: 0, ..*self }
+    }
+
+    /// The greatest key that this prefix covers.
+    pub fn last(&self) -> Self {
+        let (family, length) = self.family_and_length();
+        let (high, low) = mask(length);
+        let (family_high, family_low) = mask(family.bits());
+        Self {
+            high: self.high | (!high & family_high),
+            low: self.low | (!low & family_low),
+            step: Step::of(family, family.bits()),
+            action: u8::MAX,
+        }
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |key: &Self| (key.step >= Step::of(Family::V6, 0), key.high, key.low, key.step, key.action);
+        rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Where an entry is in its life.
+pub mod state {
+    /// Never used.
+    pub const FREE: u8 = 0;
+    /// Wanted; the tables may or may not hold it as it is.
+    pub const ADDING: u8 = 1;
+    /// In the tables.
+    pub const ACTIVE: u8 = 2;
+    /// No longer wanted; the tables may still hold it.
+    pub const REMOVING: u8 = 3;
+    /// In no table; its id rests before it is used again.
+    pub const RESTING: u8 = 4;
+}
+
+/// An entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Prefix and action.
+    pub key: Key,
+    /// The slots of the policy that it is part of, a bit each.
+    pub slots: u8,
+    /// When it ends, in seconds of the clock, or [`FOREVER`](crate::FOREVER).
+    pub until_s: u32,
+    /// When it was made.
+    pub created_s: u32,
+    /// Its note: owner and reason.
+    pub note: u16,
+    /// What the counters of its id stood at when it was made: they are never zeroed.
+    pub base: Counter,
+}
+
+/// Words of an entry, by position.
+pub(super) mod word {
+    pub const HIGH: usize = 0;
+    pub const LOW: usize = 1;
+    /// State, step, action, slots, note.
+    pub const META: usize = 2;
+    /// End and making.
+    pub const TIMES: usize = 3;
+    pub const BASE_PACKETS: usize = 4;
+    pub const BASE_BYTES: usize = 5;
+    /// Of a resting entry: the next free id, and since when it rests.
+    pub const FREE: usize = 6;
+}
+
+impl Entry {
+    /// State, step, action, slots and note as one word, which is written last.
+    pub(super) fn meta(&self, state: u8) -> u64 {
+        u64::from(state)
+            | u64::from(self.key.step.0) << 8
+            | u64::from(self.key.action) << 16
+            | u64::from(self.slots) << 24
+            | u64::from(self.note) << 32
+    }
+
+    /// End and making as one word.
+    pub(super) fn times(&self) -> u64 {
+        u64::from(self.until_s) << 32 | u64::from(self.created_s)
+    }
+
+    /// The entry of these words; nothing where they are none that a writer wrote.
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a word")]
+    pub(super) fn from_words(words: [u64; 6]) -> Option<Self> {
+        let meta = words[word::META];
+        let key = Key {
+            high: words[word::HIGH],
+            low: words[word::LOW],
+            step: Step((meta >> 8 & 0xff) as u32),
+            action: (meta >> 16) as u8,
+        };
+        let (_, length) = key.step.family_and_length()?;
+        let (high, low) = mask(length);
+        let is_network = key.high & !high == 0 && key.low & !low == 0;
+        let is_known = matches!(key.action, action::ALLOW | action::BLOCK);
+        (is_network && is_known).then_some(Self {
+            key,
+            slots: (meta >> 24) as u8,
+            until_s: (words[word::TIMES] >> 32) as u32,
+            created_s: words[word::TIMES] as u32,
+            note: (meta >> 32) as u16,
+            base: Counter { packets: words[word::BASE_PACKETS], bytes: words[word::BASE_BYTES] },
+        })
+    }
+
+    /// A number for what the entry says, of which a table keeps the sum.
+    pub(super) fn digest(&self) -> u64 {
+        let said = mixed(self.key.low ^ mixed(self.meta(0) & 0xffff_ffff ^ u64::from(self.until_s) << 32));
+        mixed(self.key.high ^ said)
+    }
+}
+
+/// The state in an entry's word.
+#[expect(clippy::cast_possible_truncation, reason = "the lowest byte is meant")]
+pub(super) fn state_of(meta: u64) -> u8 {
+    meta as u8
+}
