@@ -33,8 +33,13 @@ const SHORTEST: usize = 14;
 
 const INTERFACE: &str = "flt0";
 
-const OPTIONS: LoadOptions =
-    LoadOptions { mode: Mode::Native, max_entries: Some(1024), lock_wait: LOCK_WAIT, verbose: false };
+const OPTIONS: LoadOptions = LoadOptions {
+    mode: Mode::Native,
+    max_v4: Some(512),
+    max_v6: Some(512),
+    lock_wait: LOCK_WAIT,
+    verbose: false,
+};
 
 /// One host at a time: in a virtual machine with a few hundred megabytes, maps are the main thing there is.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -300,7 +305,7 @@ fn a_deadline_is_enforced_by_the_program_alone() {
     host.run(|| {
         use filter_ctl::host::monotonic_now_s;
         use filter_ctl::plan::Change;
-        use filter_ctl::policy::{Deadline, Entry, Key, ReasonText};
+        use filter_ctl::policy::{Deadline, Entry, Key, Owner, ReasonText};
         let frame =
             &all().into_iter().find(|scenario| scenario.name == "a block with time left").unwrap().frame;
         let mut filter = open().unwrap();
@@ -309,10 +314,10 @@ fn a_deadline_is_enforced_by_the_program_alone() {
             key: Key { action: Action::Block, prefix: Prefix::parse("203.0.113.0/24", false).unwrap() },
             until: Deadline(created_s + 2),
             created_s,
+            owner: Owner::manual(),
             reason: ReasonText::default(),
         };
-        let current = filter.entries().unwrap();
-        filter.change(&current, Change::Add(vec![entry])).unwrap();
+        filter.change(Change::Add(vec![entry])).unwrap();
         drop(filter);
         // Nothing but the clock changes from here on.
         let mut drops = 0u64;

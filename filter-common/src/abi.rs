@@ -5,11 +5,12 @@
 //! committed for the version (`filter-common/abi.txt`).
 
 use crate::decide::{Decision, NO_ENTRY};
+use crate::prefix::{Geometry, Region};
 use crate::reason::{Reason, Verdict};
 
 /// Version of this contract. It names the directory in which maps and programs are pinned, so that builds
 /// with different layouts never share a map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Interfaces that can be counted apart, slot [`TEST_SLOT`] included. One slot costs
 /// [`SLOT_COUNTERS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.
@@ -28,15 +29,16 @@ pub const REASON_SLOTS: u32 = 64;
 /// Counters of an interface: one for each reason and verdict, since a tolerated fault passes.
 pub const SLOT_COUNTERS: u32 = 2 * REASON_SLOTS;
 
-/// Entries (allow and block, IPv4 and IPv6 together) if the operator does not say otherwise. Each costs 128
-/// bytes, 16 more a CPU, and about 150 in the kernel's trie: 17 MiB and 1 MiB a CPU when full.
-pub const DEFAULT_MAX_ENTRIES: u32 = 65_536;
+/// IPv4 entries, allow and block together, if the operator does not say otherwise: the public blocklists together.
+/// Each costs 157 bytes and 16 more a CPU.
+pub const DEFAULT_MAX_V4: u32 = 1 << 18;
 
-/// The most entries that may be asked for: beyond, the kernel's trie costs more a packet than dropping is worth.
-pub const LARGEST_MAX_ENTRIES: u32 = 1 << 20;
+/// IPv6 entries, likewise: those of today's blocklists many times over.
+pub const DEFAULT_MAX_V6: u32 = 1 << 16;
 
-/// Longest reason text of an entry, in bytes of UTF-8: what is left of a 128-byte record.
-pub const REASON_TEXT_LENGTH: usize = 96;
+/// The most entries of a family that may be asked for: four times what was measured, and together within the 24
+/// bits of an id.
+pub const LARGEST_MAX: u32 = 1 << 22;
 
 /// Longest interface name with its terminator: the kernel's `IFNAMSIZ`.
 pub const INTERFACE_NAME_LENGTH: usize = 16;
@@ -63,8 +65,19 @@ pub fn decision_of(explained: u32) -> Option<Decision> {
     Some(Decision { reason: Reason::from_index(explained & 0x7f)?, entry: explained >> 8, verdict })
 }
 
-/// Name of the read-only global that tells a program which interface slot it counts in.
-pub const INTERFACE_SLOT_GLOBAL: &str = "INTERFACE_SLOT";
+/// Names of the read-only globals that the loader sets.
+pub mod global {
+    /// The interface slot that a program counts in (`u32`).
+    pub const INTERFACE_SLOT: &str = "INTERFACE_SLOT";
+    /// [`Seeds`](crate::prefix::Seeds) of the tables (three `u64`).
+    pub const SEEDS: &str = "SEEDS";
+    /// Number of buckets (`u32`).
+    pub const BUCKETS: &str = "BUCKET_COUNT";
+    /// Words of the Bloom filter (`u32`).
+    pub const BLOOM_WORDS: &str = "BLOOM_WORDS";
+    /// Ids that a CPU's block of counters has room for (`u32`).
+    pub const IDS: &str = "IDS";
+}
 
 /// Packets and bytes. Bytes are the frame's, from the destination MAC address on, VLAN tags included, frame
 /// check sequence not.
@@ -77,68 +90,12 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// Value of a prefix in a trie: what the program needs, and no more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Record {
-    /// Id of the entry, index into the maps `entries` and `entry_counters`.
-    pub entry: u32,
-    /// End of the last covering entry, in seconds of CLOCK_MONOTONIC: see
-    /// [`Match::until_s`](crate::Match::until_s).
-    pub until_s: u32,
-}
-
-/// An operator's entry. Only userspace reads and writes these; they lie in a map so that they live exactly as
-/// long as the tables that are derived from them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Entry {
-    /// Network address, host bits zero; IPv4 in the first four bytes.
-    pub address: [u8; 16],
-    /// One of [`entry_state`].
-    pub state: u32,
-    /// End of this entry in seconds of CLOCK_MONOTONIC, or [`FOREVER`](crate::FOREVER).
-    pub until_s: u32,
-    /// When it was made, in seconds of CLOCK_MONOTONIC.
-    pub created_s: u32,
-    /// 4 or 6.
-    pub family: u8,
-    /// 0 to 32 or 0 to 128.
-    pub prefix_len: u8,
-    /// One of [`action`].
-    pub action: u8,
-    /// Bytes of `reason` in use.
-    pub reason_length: u8,
-    /// Why the operator made it: UTF-8.
-    pub reason: [u8; REASON_TEXT_LENGTH],
-}
-
-/// Values of [`Entry::state`].
-pub mod entry_state {
-    /// The slot is free; its other fields mean nothing.
-    pub const FREE: u32 = 0;
-    /// Wanted; the trie may or may not have it yet.
-    pub const ADDING: u32 = 1;
-    /// In the trie.
-    pub const ACTIVE: u32 = 2;
-    /// No longer wanted; the trie may still have it.
-    pub const REMOVING: u32 = 3;
-}
-
-/// Values of [`Entry::action`].
+/// Values of [`Key::action`](crate::prefix::Key::action).
 pub mod action {
     /// Pass, whatever block entries say.
     pub const ALLOW: u8 = 1;
     /// Drop.
     pub const BLOCK: u8 = 2;
-}
-
-/// What userspace must know before it reads the other maps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Header {
-    /// No entry id above this is in use, so that nobody has to read all of a large, nearly empty map.
-    pub highest_entry: u32,
 }
 
 /// Who counts in an interface slot. Only userspace reads and writes these.
@@ -161,12 +118,10 @@ pub enum MapKind {
     Array = 2,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
     PerCpuArray = 6,
-    /// `BPF_MAP_TYPE_LPM_TRIE` (4.11).
-    LpmTrie = 11,
 }
 
-/// `BPF_F_NO_PREALLOC`: obligatory for tries.
-const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE` (5.5): userspace maps the array into its memory.
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// How a map must look, whoever made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +134,7 @@ pub struct MapSpec {
     pub key_size: u32,
     /// Size of a value in bytes (of one CPU's, where it is per CPU).
     pub value_size: u32,
-    /// Number of elements.
+    /// Number of elements, and where it is pinned.
     pub capacity: Capacity,
     /// `map_flags`.
     pub flags: u32,
@@ -190,17 +145,16 @@ pub struct MapSpec {
 pub enum Capacity {
     /// The same in every installation.
     Fixed(u32),
-    /// One for each entry, and one more: slot [`NO_ENTRY`] is never used, and a full trie refuses even
-    /// updates in place before 6.1.123.
-    Entries,
+    /// One of the arrays of the prefix tables, which are made anew together when they grow.
+    Table(Region),
 }
 
 impl Capacity {
-    /// `max_entries` of the map, for a filter that holds `max_entries` entries.
-    pub const fn elements(self, max_entries: u32) -> u32 {
+    /// `max_entries` of the map.
+    pub const fn elements(self, geometry: Geometry) -> u32 {
         match self {
             Self::Fixed(elements) => elements,
-            Self::Entries => max_entries + 1,
+            Self::Table(region) => geometry.elements(region),
         }
     }
 }
@@ -225,62 +179,72 @@ const fn array<V>(name: &'static str, capacity: Capacity) -> MapSpec {
     }
 }
 
-const fn counters(name: &'static str, capacity: Capacity) -> MapSpec {
-    let value_size = size_of_u32::<Counter>();
-    MapSpec { kind: MapKind::PerCpuArray, value_size, ..array::<Counter>(name, capacity) }
-}
-
-/// A trie over addresses of `bytes` bytes.
-const fn trie(name: &'static str, bytes: u32) -> MapSpec {
+/// An array of the prefix tables.
+const fn table(name: &'static str, region: Region) -> MapSpec {
     MapSpec {
         name,
-        kind: MapKind::LpmTrie,
-        key_size: 4 + bytes,
-        value_size: size_of_u32::<Record>(),
-        capacity: Capacity::Entries,
-        flags: NO_PREALLOC,
+        kind: MapKind::Array,
+        key_size: size_of_u32::<u32>(),
+        value_size: 8 * region.words(),
+        capacity: Capacity::Table(region),
+        flags: MMAPABLE,
     }
 }
 
-/// Allowed IPv4 prefixes.
-pub const ALLOW_V4: MapSpec = trie("allow_v4", 4);
-/// Allowed IPv6 prefixes.
-pub const ALLOW_V6: MapSpec = trie("allow_v6", 16);
-/// Blocked IPv4 prefixes.
-pub const BLOCK_V4: MapSpec = trie("block_v4", 4);
-/// Blocked IPv6 prefixes.
-pub const BLOCK_V6: MapSpec = trie("block_v6", 16);
-/// [`Entry`] by id.
-pub const ENTRIES: MapSpec = array::<Entry>("entries", Capacity::Entries);
-/// The [`Header`].
-pub const HEADER: MapSpec = array::<Header>("header", Capacity::Fixed(1));
-/// [`Counter`] by entry id.
-pub const ENTRY_COUNTERS: MapSpec = counters("entry_counters", Capacity::Entries);
+/// The tables' header.
+pub const HEADER: MapSpec = table("header", Region::Header);
+/// Lengths in use, and their masks.
+pub const STEPS: MapSpec = table("steps", Region::Steps);
+/// Two bits for each IPv4 /24.
+pub const CODES: MapSpec = table("codes", Region::Codes);
+/// Bloom filter of IPv6 prefixes.
+pub const BLOOM: MapSpec = table("bloom", Region::Bloom);
+/// Prefixes by their hash.
+pub const BUCKETS: MapSpec = table("buckets", Region::Buckets);
+/// What is decided for each prefix.
+pub const RECORDS: MapSpec = table("records", Region::Records);
+/// Entries by id.
+pub const ENTRIES: MapSpec = table("entries", Region::Entries);
+/// Ids of entries in the order of their keys.
+pub const ORDER: MapSpec = table("order", Region::Order);
+/// Owners and reasons.
+pub const NOTES: MapSpec = table("notes", Region::Notes);
+/// [`Counter`] by CPU and entry id: element `cpu * ids + id`. Not a map per CPU, which can't be mapped into memory.
+pub const ENTRY_COUNTERS: MapSpec = table("entry_counters", Region::Counters);
+
+/// [`Switch`](crate::prefix::Switch): which slot of the policy is in force. Eight bytes, written whole.
+pub const SWITCH: MapSpec = MapSpec { flags: MMAPABLE, ..array::<u64>("switch", Capacity::Fixed(1)) };
 /// [`Counter`] by [`counter_index`].
-pub const COUNTERS: MapSpec = counters("counters", Capacity::Fixed(INTERFACE_SLOTS * SLOT_COUNTERS));
+pub const COUNTERS: MapSpec = MapSpec {
+    kind: MapKind::PerCpuArray,
+    ..array::<Counter>("counters", Capacity::Fixed(INTERFACE_SLOTS * SLOT_COUNTERS))
+};
 /// [`Interface`] by slot.
 pub const INTERFACES: MapSpec = array::<Interface>("interfaces", Capacity::Fixed(INTERFACE_SLOTS));
-
 /// By reason: not zero where frames with this fault pass all the same.
 pub const TOLERATED: MapSpec = array::<u32>("tolerated", Capacity::Fixed(REASON_SLOTS));
 
 /// All maps.
-pub const MAPS: [MapSpec; 10] = [
+pub const MAPS: [MapSpec; 14] = [
+    SWITCH,
     TOLERATED,
-    ALLOW_V4,
-    ALLOW_V6,
-    BLOCK_V4,
-    BLOCK_V6,
-    HEADER,
-    ENTRIES,
-    ENTRY_COUNTERS,
     COUNTERS,
     INTERFACES,
+    HEADER,
+    STEPS,
+    CODES,
+    BLOOM,
+    BUCKETS,
+    RECORDS,
+    ENTRIES,
+    ORDER,
+    NOTES,
+    ENTRY_COUNTERS,
 ];
 
 /// Those that the program reads or writes; the others are userspace's own.
-pub const PROGRAM_MAPS: [MapSpec; 7] =
-    [ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, TOLERATED, ENTRY_COUNTERS, COUNTERS];
+pub const PROGRAM_MAPS: [MapSpec; 9] =
+    [SWITCH, TOLERATED, COUNTERS, STEPS, CODES, BLOOM, BUCKETS, RECORDS, ENTRY_COUNTERS];
 
 /// Index into the map `counters`.
 pub const fn counter_index(interface_slot: u32, reason: Reason, verdict: Verdict) -> u32 {
@@ -294,11 +258,8 @@ pub const fn counter_index(interface_slot: u32, reason: Reason, verdict: Verdict
 const _: () = {
     assert!(NO_ENTRY == 0 && TEST_SLOT == 0);
     // `explained` has seven bits for the reason and 24 for the entry.
-    assert!(REASON_SLOTS <= 1 << 7 && LARGEST_MAX_ENTRIES < 1 << 24);
+    assert!(REASON_SLOTS <= 1 << 7 && 2 * LARGEST_MAX < 1 << 24);
     assert!(size_of::<Counter>() == 16 && align_of::<Counter>() == 8);
-    // The kernel places a trie's value right behind its key, so 4-byte alignment is all there is.
-    assert!(size_of::<Record>() == 8 && align_of::<Record>() == 4);
-    assert!(size_of::<Entry>() == 128 && align_of::<Entry>() == 4);
     assert!(size_of::<Interface>() == 24 && align_of::<Interface>() == 4);
     let mut map = 0;
     while map < MAPS.len() {
@@ -310,23 +271,18 @@ const _: () = {
 #[cfg(feature = "pod")]
 #[expect(unsafe_code, reason = "the marker that lets aya copy these types to and from maps")]
 mod pod {
-    use super::{Counter, Entry, Header, Interface, Record};
+    use super::{Counter, Interface};
 
     // SAFETY: `repr(C)`, integers only, no padding (asserted above): every bit pattern is a value.
     unsafe impl aya::Pod for Counter {}
-    // SAFETY: as Counter.
-    unsafe impl aya::Pod for Record {}
     // SAFETY: as Counter, and arrays of integers.
-    unsafe impl aya::Pod for Entry {}
-    // SAFETY: as Entry.
     unsafe impl aya::Pod for Interface {}
-    // SAFETY: as Counter.
-    unsafe impl aya::Pod for Header {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefix::{Seeds, Shape, Step};
     use std::fmt::Write as _;
     use std::mem::offset_of;
 
@@ -337,21 +293,15 @@ mod tests {
             writeln!(text, "{name} {kind:?} {key_size} {value_size} {capacity:?} {flags:#x}")
                 .expect("a String");
         }
-        let entry = [
-            offset_of!(Entry, address),
-            offset_of!(Entry, state),
-            offset_of!(Entry, until_s),
-            offset_of!(Entry, created_s),
-            offset_of!(Entry, family),
-            offset_of!(Entry, prefix_len),
-            offset_of!(Entry, action),
-            offset_of!(Entry, reason_length),
-            offset_of!(Entry, reason),
-        ];
         let interface =
             [offset_of!(Interface, name), offset_of!(Interface, ifindex), offset_of!(Interface, loaded_s)];
-        let record = [offset_of!(Record, entry), offset_of!(Record, until_s)];
-        writeln!(text, "Entry {entry:?} Interface {interface:?} Record {record:?}").expect("a String");
+        writeln!(text, "Interface {interface:?}").expect("a String");
+        writeln!(
+            text,
+            "hash {:#x}",
+            Shape { seeds: Seeds([1, 2, 3]), buckets: 9, bloom_words: 9 }.hash(Step(7), 8, 9).0
+        )
+        .expect("a String");
         for reason in Reason::ALL {
             writeln!(text, "{} {}", reason.index(), reason.name()).expect("a String");
         }
@@ -361,7 +311,7 @@ mod tests {
     #[test]
     fn decisions_survive_being_explained() {
         for reason in Reason::ALL {
-            for (entry, verdict) in [(0, Verdict::Drop), (LARGEST_MAX_ENTRIES, Verdict::Pass)] {
+            for (entry, verdict) in [(0, Verdict::Drop), (2 * LARGEST_MAX, Verdict::Pass)] {
                 let decision = Decision { reason: *reason, entry, verdict };
                 assert_eq!(decision_of(explained(decision)), Some(decision));
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
-use filter_common::abi::{DEFAULT_MAX_ENTRIES, LARGEST_MAX_ENTRIES};
+use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
@@ -55,7 +55,11 @@ pub enum Command {
     #[command(after_help = "Examples:
   filter-ctl load eth0                   filter in the driver
   filter-ctl load eth0 eth1              both, or neither where one fails
-  filter-ctl load eth0 --mode generic    where the driver has no XDP; slower")]
+  filter-ctl load eth0 --mode generic    where the driver has no XDP; slower
+  filter-ctl load eth0 --max-ipv4 1000000
+
+Tables have room for as many entries as are asked for, and take their memory at once; `resize` changes
+that later.")]
     Load(LoadArgs),
     /// Stop filtering interfaces. With the last one, entries and counters are gone too.
     #[command(after_help = "Examples:
@@ -68,6 +72,13 @@ pub enum Command {
 
 Exit code 4 if a loaded interface is gone or not filtered as it should be, 3 if none is loaded.")]
     Status,
+    /// Make room for more entries, or for fewer. Nothing is lost, and no packet passes unfiltered meanwhile.
+    #[command(after_help = "Examples:
+  filter-ctl resize --max-ipv4 1000000
+  filter-ctl resize --max-ipv4 1000000 --max-ipv6 262144
+
+The new tables are made beside the old ones, so for a moment there must be memory for both.")]
+    Resize(ResizeArgs),
     /// Edit the prefixes whose traffic is dropped.
     #[command(subcommand)]
     Block(EntryCommand),
@@ -108,9 +119,27 @@ pub struct LoadArgs {
     /// Where the filter runs. It never falls back from native to generic by itself.
     #[arg(long, value_enum, default_value_t = Mode::Native)]
     pub mode: Mode,
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(LARGEST_MAX_ENTRIES)), help = format!("Most entries, allow and block together [default: {DEFAULT_MAX_ENTRIES}]"))]
+    #[arg(long, value_name = "N", value_parser = capacity(), help = format!("Most IPv4 entries, allow and block together [default: {DEFAULT_MAX_V4}]"))]
     #[expect(missing_docs, reason = "the help is computed")]
-    pub max_entries: Option<u32>,
+    pub max_ipv4: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = capacity(), help = format!("Most IPv6 entries, allow and block together [default: {DEFAULT_MAX_V6}]"))]
+    #[expect(missing_docs, reason = "the help is computed")]
+    pub max_ipv6: Option<u32>,
+}
+
+fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(LARGEST_MAX))
+}
+
+/// Arguments of `resize`.
+#[derive(Clone, Debug, Args)]
+pub struct ResizeArgs {
+    /// Most IPv4 entries, allow and block together; as before if not given.
+    #[arg(long, value_name = "N", value_parser = capacity(), required_unless_present = "max_ipv6")]
+    pub max_ipv4: Option<u32>,
+    /// Most IPv6 entries, allow and block together; as before if not given.
+    #[arg(long, value_name = "N", value_parser = capacity())]
+    pub max_ipv6: Option<u32>,
 }
 
 /// Arguments of `unload`.

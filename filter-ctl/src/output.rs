@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use filter_common::prefix::{Geometry, Region};
 use serde::Serialize;
 
-use crate::host::whole_seconds;
+use crate::host::{memory_available, whole_seconds};
 use crate::policy::{Action, Entry, Prefix};
 
 /// Version of all JSON output. Fields may be added under the same number; none changes its meaning or goes.
@@ -191,6 +192,49 @@ pub fn span(seconds: u32) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ").replace("days", "d").replace("day", "d")
 }
 
+/// Memory of the tables, as JSON.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MemoryView {
+    /// Bytes of all tables; they are taken whole, however full they are.
+    pub tables_bytes: u64,
+    /// Bytes of these that count packets and bytes of each entry, 16 for each CPU and entry.
+    pub counters_bytes: u64,
+    /// Possible CPUs of this host.
+    pub cpus: u32,
+    /// Bytes that are available on this host besides.
+    pub available_bytes: u64,
+}
+
+impl MemoryView {
+    /// Of tables of this size, beside what is available now.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not say what is available.
+    pub fn new(geometry: Geometry) -> Result<Self> {
+        Ok(Self {
+            tables_bytes: geometry.bytes(),
+            counters_bytes: geometry.region_bytes(Region::Counters),
+            cpus: geometry.cpus,
+            available_bytes: memory_available()?,
+        })
+    }
+
+    /// In words.
+    pub fn sentence(&self, geometry: Geometry) -> String {
+        let mib = |bytes: u64| grouped(bytes.div_ceil(1 << 20));
+        format!(
+            "room for {} IPv4 and {} IPv6 entries: {} MiB, of which {} MiB count on {}; {} MiB more are available",
+            grouped(geometry.capacity_v4.into()),
+            grouped(geometry.capacity_v6.into()),
+            mib(self.tables_bytes),
+            mib(self.counters_bytes),
+            counted(self.cpus as usize, "CPU", "CPUs"),
+            mib(self.available_bytes)
+        )
+    }
+}
+
 /// An entry as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EntryView {
@@ -198,6 +242,8 @@ pub struct EntryView {
     pub prefix: Prefix,
     /// `allow` or `block`.
     pub action: Action,
+    /// Who holds it.
+    pub owner: String,
     /// Why it was made, if that was said.
     pub reason: Option<String>,
     /// RFC 3339, UTC.
@@ -221,6 +267,7 @@ impl EntryView {
         Self {
             prefix: entry.key.prefix,
             action: entry.key.action,
+            owner: entry.owner.as_str().to_owned(),
             reason: Some(entry.reason.as_str()).filter(|text| !text.is_empty()).map(str::to_owned),
             created_at: rfc3339(wall.checked_sub(seconds(age_s)).unwrap_or(SystemTime::UNIX_EPOCH)),
             age_s,

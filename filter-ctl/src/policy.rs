@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use filter_common::FOREVER;
-use filter_common::abi::{self, REASON_TEXT_LENGTH};
+use filter_common::abi;
+use filter_common::packet::Address;
+use filter_common::prefix::{self, Family, OWNER_LENGTH, REASON_LENGTH, Step, words_of};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
@@ -79,17 +82,17 @@ impl Prefix {
         Ok(prefix)
     }
 
-    /// Rebuilds a prefix from a map's entry.
+    /// The prefix of a table's key.
     ///
-    /// Returns `None` for anything that this program would not have written: an unknown family, a length over
-    /// the family's, host bits.
-    pub fn from_entry(entry: &abi::Entry) -> Option<Self> {
-        let address = match (entry.family, entry.address) {
-            (4, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
-            (6, octets) => IpAddr::from(octets),
-            _ => return None,
+    /// Returns `None` for anything that this program would not have written: an unknown length, host bits.
+    pub fn from_table(key: &prefix::Key) -> Option<Self> {
+        let (family, length) = key.step.family_and_length()?;
+        let [high, low] = [key.high, key.low].map(u64::to_be_bytes);
+        let address = match family {
+            Family::V4 => IpAddr::from([high[0], high[1], high[2], high[3]]),
+            Family::V6 => IpAddr::from(<[u8; 16]>::try_from([high, low].concat()).ok()?),
         };
-        let net = IpNet::new(address, entry.prefix_len).ok()?;
+        let net = IpNet::new(address, length).ok()?;
         (net == net.trunc() && net == unmapped(net)).then_some(Self(net))
     }
 
@@ -101,6 +104,11 @@ impl Prefix {
     /// First address.
     pub fn address(&self) -> IpAddr {
         self.0.addr()
+    }
+
+    /// IPv4 or IPv6.
+    pub fn family(&self) -> Family {
+        if self.address().is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
     /// Length in bits.
@@ -128,6 +136,11 @@ impl Prefix {
 pub struct PrefixSet(HashSet<IpNet>);
 
 impl PrefixSet {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The longest prefix in the set that covers `prefix`, itself included.
     pub fn longest_covering(&self, prefix: &Prefix) -> Option<Prefix> {
         let wider = std::iter::successors(Some(prefix.0), IpNet::supernet);
@@ -219,6 +232,24 @@ pub struct Key {
     pub prefix: Prefix,
 }
 
+impl Key {
+    /// The key as the tables have it.
+    pub fn to_table(self) -> prefix::Key {
+        let address = match self.prefix.address() {
+            IpAddr::V4(address) => Address::V4(address.octets()),
+            IpAddr::V6(address) => Address::V6(address.octets()),
+        };
+        let (family, high, low) = words_of(&address);
+        let step = Step::of(family, self.prefix.prefix_len());
+        prefix::Key { high, low, step, action: self.action.number() }
+    }
+
+    /// The key that a table has, or `None` if this program would not have written it.
+    pub fn from_table(key: &prefix::Key) -> Option<Self> {
+        Some(Self { action: Action::from_number(key.action)?, prefix: Prefix::from_table(key)? })
+    }
+}
+
 /// When an entry ends, in seconds of CLOCK_MONOTONIC. The largest value, [`Deadline::NEVER`], never comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub u32);
@@ -275,16 +306,16 @@ pub enum TtlError {
     TooLong,
 }
 
-/// The text that says why an entry was made: at most [`REASON_TEXT_LENGTH`] bytes, no control characters
+/// The text that says why an entry was made: at most [`REASON_LENGTH`] bytes, no control characters
 /// (it is printed on terminals).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ReasonText(String);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ReasonText(Arc<str>);
 
 /// Why a text is refused as a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReasonTextError {
     /// Too long.
-    #[error("--reason is {0} bytes long; at most {REASON_TEXT_LENGTH} fit")]
+    #[error("--reason is {0} bytes long; at most {REASON_LENGTH} fit")]
     Length(usize),
     /// Not printable.
     #[error("--reason holds a control character")]
@@ -298,16 +329,38 @@ impl ReasonText {
     ///
     /// If it is too long or holds control characters.
     pub fn parse(text: &str) -> Result<Self, ReasonTextError> {
-        if text.len() > REASON_TEXT_LENGTH {
+        if text.len() > REASON_LENGTH {
             return Err(ReasonTextError::Length(text.len()));
         }
         if text.chars().any(char::is_control) {
             return Err(ReasonTextError::Control);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The text; empty where none was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Who holds an entry: at most [`OWNER_LENGTH`] bytes, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// An operator at the command line.
+    pub fn manual() -> Self {
+        Self("manual".into())
+    }
+
+    /// The owner that a table names, or `None` if this program would not have written it.
+    pub fn from_table(text: &str) -> Option<Self> {
+        let is_owner = !text.is_empty() && text.len() <= OWNER_LENGTH && !text.chars().any(char::is_control);
+        is_owner.then(|| Self(text.into()))
+    }
+
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -322,72 +375,17 @@ pub struct Entry {
     pub until: Deadline,
     /// When it was made, in seconds of CLOCK_MONOTONIC.
     pub created_s: u32,
+    /// Who holds it.
+    pub owner: Owner,
     /// Why.
     pub reason: ReasonText,
-}
-
-impl Entry {
-    /// The entry as it lies in the map `entries`.
-    pub fn to_abi(&self, state: u32) -> abi::Entry {
-        let mut address = [0; 16];
-        let family = match self.key.prefix.address() {
-            IpAddr::V4(v4) => {
-                address[..4].copy_from_slice(&v4.octets());
-                4
-            }
-            IpAddr::V6(v6) => {
-                address = v6.octets();
-                6
-            }
-        };
-        let mut reason = [0; REASON_TEXT_LENGTH];
-        let text = self.reason.0.as_bytes();
-        reason[..text.len()].copy_from_slice(text);
-        abi::Entry {
-            address,
-            state,
-            until_s: self.until.0,
-            created_s: self.created_s,
-            family,
-            prefix_len: self.key.prefix.prefix_len(),
-            action: self.key.action.number(),
-            reason_length: u8::try_from(text.len()).expect("a ReasonText is at most 96 bytes"),
-            reason,
-        }
-    }
-
-    /// The entry that a map holds, or `None` if it is not one that this program wrote.
-    pub fn from_abi(entry: &abi::Entry) -> Option<Self> {
-        let text = entry.reason.get(..usize::from(entry.reason_length))?;
-        let reason = ReasonText::parse(str::from_utf8(text).ok()?).ok()?;
-        let key = Key { action: Action::from_number(entry.action)?, prefix: Prefix::from_entry(entry)? };
-        Some(Self { key, until: Deadline(entry.until_s), created_s: entry.created_s, reason })
-    }
-}
-
-/// Address bytes and length as the tries want them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// IPv4 network and length.
-    V4([u8; 4], u32),
-    /// IPv6 network and length.
-    V6([u8; 16], u32),
-}
-
-impl From<Prefix> for Network {
-    fn from(prefix: Prefix) -> Self {
-        let length = prefix.prefix_len().into();
-        match prefix.address() {
-            IpAddr::V4(address) => Self::V4(Ipv4Addr::octets(&address), length),
-            IpAddr::V6(address) => Self::V6(Ipv6Addr::octets(&address), length),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     fn prefix(text: &str) -> Prefix {
         Prefix::parse(text, false).unwrap()
@@ -499,17 +497,24 @@ mod tests {
         }
 
         #[test]
-        fn entries_survive_the_map(address: u128, length in 0u8..=128, v4: bool, until: u32, text in "[a-zé ]{0,40}") {
+        fn keys_survive_the_table(address: u128, length in 0u8..=128, v4: bool, allow: bool) {
             let address = if v4 { IpAddr::from(((address >> 96) as u32).to_be_bytes()) } else { IpAddr::from(address.to_be_bytes()) };
             let length = if v4 { length.min(32) } else { length };
             let prefix = Prefix::parse(&format!("{address}/{length}"), true).unwrap();
-            let entry = Entry {
-                key: Key { action: Action::Block, prefix },
-                until: Deadline(until),
-                created_s: 7,
-                reason: ReasonText::parse(&text).unwrap(),
+            let key = Key { action: if allow { Action::Allow } else { Action::Block }, prefix };
+            prop_assert_eq!(Key::from_table(&key.to_table()), Some(key));
+            let other = prefix::Key { action: 7, ..key.to_table() };
+            prop_assert_eq!(Key::from_table(&other), None);
+        }
+
+        #[test]
+        fn keys_have_the_order_of_the_table(a: u32, b: u32, lengths in (0u8..=32, 0u8..=32)) {
+            let key = |bits: u32, length| Key {
+                action: Action::Block,
+                prefix: Prefix::parse(&format!("{}/{length}", Ipv4Addr::from(bits)), true).unwrap(),
             };
-            prop_assert_eq!(Entry::from_abi(&entry.to_abi(abi::entry_state::ACTIVE)), Some(entry));
+            let (a, b) = (key(a, lengths.0), key(b, lengths.1));
+            prop_assert_eq!(a.cmp(&b), a.to_table().cmp(&b.to_table()));
         }
 
         #[test]

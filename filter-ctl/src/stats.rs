@@ -15,7 +15,7 @@ pub struct Snapshot {
     pub at: Duration,
     /// By interface, in the order of their names.
     pub interfaces: Vec<InterfaceCounts>,
-    /// By entry.
+    /// By entry, in the order of keys.
     pub entries: Vec<EntryCounts>,
 }
 
@@ -151,11 +151,10 @@ pub fn top_entries(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Vec
     hit.into_iter()
         .map(|entry| {
             let earlier = before.and_then(|before| {
-                let same = |then: &&EntryCounts| {
-                    (then.id, then.entry.key, then.entry.created_s)
-                        == (entry.id, entry.entry.key, entry.entry.created_s)
-                };
-                let found = before.entries.iter().find(same);
+                // Both snapshots are in the order of keys.
+                let found = before.entries.binary_search_by_key(&entry.entry.key, |then| then.entry.key);
+                let found = found.ok().map(|position| &before.entries[position]);
+                let found = found.filter(|then| then.entry.created_s == entry.entry.created_s);
                 // An entry that is new since then had counted nothing.
                 Some((found.map_or(Counter::default(), |then| then.counter), now.at.checked_sub(before.at)?))
             });
@@ -182,7 +181,7 @@ impl InterfaceCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Action, Deadline, Key, Prefix, ReasonText};
+    use crate::policy::{Action, Deadline, Key, Owner, Prefix, ReasonText};
 
     fn counter(packets: u64, bytes: u64) -> Counter {
         Counter { packets, bytes }
@@ -204,6 +203,7 @@ mod tests {
                 key: Key { action: Action::Block, prefix: Prefix::parse(prefix, false).unwrap() },
                 until: Deadline::NEVER,
                 created_s: 5,
+                owner: Owner::manual(),
                 reason: ReasonText::default(),
             },
             counter: *counter,

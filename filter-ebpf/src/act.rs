@@ -1,12 +1,13 @@
 //! The one exit: counts the frame, once, and turns the verdict into the XDP action.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::XdpContext;
 use filter_common::abi::{Counter, LOOPBACK_IFINDEX, TEST_SLOT, counter_index};
 use filter_common::{Decision, Frame, NO_ENTRY, Verdict};
 
 use crate::frame::XdpFrame;
-use crate::maps::{COUNTERS, ENTRY_COUNTERS, INTERFACE_SLOT};
+use crate::maps::{COUNTERS, ENTRY_COUNTERS, IDS, INTERFACE_SLOT};
 
 /// Counts `decision` and returns the XDP action.
 pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, decision: Decision) -> u32 {
@@ -18,7 +19,9 @@ pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, dec
     };
     count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason, decision.verdict)), bytes);
     if decision.entry != NO_ENTRY {
-        count(ENTRY_COUNTERS.get_ptr_mut(decision.entry), bytes);
+        // SAFETY: a helper without arguments, allowed in every program type.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        count(ENTRY_COUNTERS.get_ptr_mut(cpu.wrapping_mul(IDS.load()).wrapping_add(decision.entry)), bytes);
     }
     match decision.verdict {
         Verdict::Pass => XDP_PASS,
@@ -28,7 +31,7 @@ pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, dec
 
 fn count(counter: Option<*mut Counter>, bytes: u64) {
     if let Some(counter) = counter {
-        // SAFETY: the map lookup returned a valid, aligned Counter of this CPU, and XDP runs with the CPU to
+        // SAFETY: the map lookup returned a valid, aligned Counter. It is this CPU's, and XDP runs with the CPU to
         // itself, so nothing else writes it: no atomics needed.
         let counter = unsafe { &mut *counter };
         counter.packets += 1;

@@ -2,9 +2,14 @@
 //! knowledge belongs here.
 
 #![no_std]
+#![expect(
+    missing_docs,
+    reason = "shared by the binaries beside it; the table in `maps` says what the maps are"
+)]
 
 pub mod act;
 pub mod frame;
 pub mod maps;
 pub mod shell;
 pub mod tables;
+pub mod word;

@@ -1,44 +1,95 @@
 //! The operator's lists and the clock, as the kernel has them.
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use filter_common::abi::Record;
 use filter_common::packet::Address;
-use filter_common::{Clock, Match, Reason, Tables};
+use filter_common::prefix::{Family, Memory, Record, Seeds, Shape, Switch, find_id, record, words_of};
+use filter_common::{Clock, NO_ENTRY, Reason, Tables};
 
-use crate::maps::{ALLOW_V4, ALLOW_V6, BLOCK_V4, BLOCK_V6, TOLERATED};
+use crate::maps;
+use crate::word::{Line, Word};
 
-const V4_BITS: u32 = 32;
-const V6_BITS: u32 = 128;
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// The tries. A lookup yields the longest prefix; the writer has folded what covers it into the record.
+/// The flat tables.
 pub struct KernelTables;
 
 impl Tables for KernelTables {
-    fn allow(&self, source: &Address) -> Option<Match> {
-        match *source {
-            Address::V4(address) => ALLOW_V4.get(&Key::new(V4_BITS, address)),
-            Address::V6(address) => ALLOW_V6.get(&Key::new(V6_BITS, address)),
-        }
-        .map(matched)
+    fn find(&self, source: &Address) -> Option<Record> {
+        let (family, high, low) = words_of(source);
+        #[expect(clippy::cast_possible_truncation, reason = "an IPv4 address is the upper half")]
+        let id = match family {
+            Family::V4 => find_v4((high >> 32) as u32),
+            Family::V6 => find_v6(high, low),
+        };
+        if id == NO_ENTRY { None } else { record(&KernelMemory, id) }
     }
 
-    fn block(&self, source: &Address) -> Option<Match> {
-        match *source {
-            Address::V4(address) => BLOCK_V4.get(&Key::new(V4_BITS, address)),
-            Address::V6(address) => BLOCK_V6.get(&Key::new(V6_BITS, address)),
-        }
-        .map(matched)
+    fn switch(&self) -> Switch {
+        Switch(maps::SWITCH.get(0).map_or(0, Word::load))
     }
 
     fn tolerates(&self, fault: Reason) -> bool {
-        TOLERATED.get(fault.index()).is_some_and(|tolerated| *tolerated != 0)
+        maps::TOLERATED.get(fault.index()).is_some_and(|tolerated| *tolerated != 0)
     }
 }
 
-fn matched(record: &Record) -> Match {
-    Match { entry: record.entry, until_s: record.until_s }
+/// The id of the record that decides about an IPv4 address, or zero.
+///
+/// A function that the kernel's verifier follows once, whatever calls it: a global one (Linux 5.6). Inside of the
+/// program it would be followed for each way through the headers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_v4(address: u32) -> u32 {
+    find_id(&KernelMemory, &shape(), Family::V4, u64::from(address) << 32, 0).unwrap_or(NO_ENTRY)
+}
+
+/// As [`find_v4`], for the two halves of an IPv6 address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_v6(high: u64, low: u64) -> u32 {
+    find_id(&KernelMemory, &shape(), Family::V6, high, low).unwrap_or(NO_ENTRY)
+}
+
+#[inline(always)] // the verifier must see the constants
+fn shape() -> Shape {
+    Shape {
+        seeds: Seeds(maps::SEEDS.load()),
+        buckets: maps::BUCKET_COUNT.load(),
+        bloom_words: maps::BLOOM_WORDS.load(),
+    }
+}
+
+/// The arrays of the tables.
+struct KernelMemory;
+
+impl Memory for KernelMemory {
+    type Line = &'static Line<8>;
+    type Step = &'static Line<4>;
+
+    #[inline(always)] // as `find`
+    fn codes(&self, index: u32) -> Option<u64> {
+        maps::CODES.get(index).map(Word::load)
+    }
+
+    #[inline(always)] // as `find`
+    fn step(&self, index: u32) -> Option<Self::Step> {
+        maps::STEPS.get(index)
+    }
+
+    #[inline(always)] // as `find`
+    fn bloom(&self, index: u32) -> Option<u64> {
+        maps::BLOOM.get(index).map(Word::load)
+    }
+
+    #[inline(always)] // as `find`
+    fn bucket(&self, index: u32) -> Option<Self::Line> {
+        maps::BUCKETS.get(index)
+    }
+
+    #[inline(always)] // as `find`
+    fn record(&self, id: u32) -> Option<Self::Line> {
+        maps::RECORDS.get(id)
+    }
 }
 
 /// CLOCK_MONOTONIC.

@@ -12,7 +12,7 @@ use filter_common::{FOREVER, Reason, Verdict};
 use filter_ctl::host::monotonic_now_s;
 use filter_ctl::kernel::{Filter, Pins};
 use filter_ctl::plan::Change;
-use filter_ctl::policy::{Deadline, Entry, Key, Prefix, ReasonText};
+use filter_ctl::policy::{Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 use crate::scenarios::{Life, Rule};
 
@@ -46,9 +46,8 @@ pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
     let faults: Vec<Reason> = Reason::ALL.iter().copied().filter(|reason| reason.is_malformed()).collect();
     filter.tolerate(&faults, false)?;
     filter.tolerate(tolerated, true)?;
-    let present = filter.entries()?;
-    let keys = present.wanted().map(|(_, entry)| entry.key).collect();
-    filter.change(&present, Change::Remove(keys))?;
+    let keys = filter.entries()?.into_iter().map(|(_, entry)| entry.key).collect();
+    filter.change(Change::Remove(keys))?;
     let now_s = monotonic_now_s();
     let wanted: Vec<Entry> = rules
         .iter()
@@ -63,13 +62,13 @@ pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
                 Life::Over => 0,
             }),
             created_s: now_s,
+            owner: Owner::manual(),
             reason: ReasonText::default(),
         })
         .collect();
-    let empty = filter.entries()?;
-    filter.change(&empty, Change::Add(wanted.clone()))?;
+    filter.change(Change::Add(wanted.clone()))?;
     let there = filter.entries()?;
-    let id_of = |wanted: &Entry| there.wanted().find(|(_, entry)| entry.key == wanted.key).map(|(id, _)| id);
+    let id_of = |wanted: &Entry| there.iter().find(|(_, entry)| entry.key == wanted.key).map(|(id, _)| *id);
     wanted.iter().map(|entry| id_of(entry).with_context(|| format!("{entry:?} was not enforced"))).collect()
 }
 
@@ -79,7 +78,8 @@ pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
 ///
 /// If the kernel refuses the frame: those under 14 bytes, and those beyond a page.
 pub fn test_run(interface: &str, frame: &[u8]) -> Result<u32> {
-    let program = Xdp::from_pin(pins().program(interface), XdpAttachType::Interface)?;
+    let set = pins().set()?.context("nothing is loaded")?;
+    let program = Xdp::from_pin(set.program(interface), XdpAttachType::Interface)?;
     let result = program.test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() })?;
     Ok(result.return_value)
 }
@@ -116,8 +116,8 @@ pub fn counts() -> Result<Counts> {
             }
         }
     }
-    for id in 0..=maps.highest_entry()? {
-        counts.insert(Counted::Entry(id), maps.entry_counter(id)?);
+    for id in 0..filter.geometry().ids() {
+        counts.insert(Counted::Entry(id), filter.table().counter(id));
     }
     counts.retain(|_, counter| *counter != Counter::default());
     Ok(counts)

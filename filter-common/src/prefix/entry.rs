@@ -66,7 +66,8 @@ impl Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        let rank = |key: &Self| (key.step >= Step::of(Family::V6, 0), key.high, key.low, key.step, key.action);
+        let rank =
+            |key: &Self| (key.step >= Step::of(Family::V6, 0), key.high, key.low, key.step, key.action);
         rank(self).cmp(&rank(other))
     }
 }

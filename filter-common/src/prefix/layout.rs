@@ -9,9 +9,10 @@ pub const SLOTS: usize = 2;
 /// Keys in a bucket: what one cache line of 64 bytes holds.
 pub const BUCKET_SLOTS: usize = 8;
 
-/// Buckets in which a key may lie. At full load (half of the slots) one key in 120 goes to its second, and one in
-/// 10^9 finds no place in eight: then the writer refuses it, and a table with other seeds has room.
-pub const CHOICES: u32 = 8;
+/// Buckets in which a key may lie. At full load (half of the slots, 1 million keys) one key in 120 goes to its second, one
+/// in 2,500 to its third, and of 10,000 tables one has a key that finds no place in six: then the writer refuses it, and
+/// a table with other seeds has room. More, and verifiers have too many jumps to follow in 129 lengths.
+pub const CHOICES: u32 = 6;
 
 /// Words of codes: 2^24 codes of two bits.
 pub const CODE_WORDS: u32 = 1 << 19;
@@ -100,14 +101,16 @@ pub trait Line {
 
 /// The arrays, as a reader sees them. Each answers `None` for an index beyond its end.
 pub trait Memory {
-    /// A run of words.
+    /// A bucket or record.
     type Line: Line;
+    /// A step.
+    type Step: Line;
     /// 32 codes.
     fn codes(&self, index: u32) -> Option<u64>;
     /// A step: the next step and two words of mask.
-    fn step(&self, index: u32) -> Option<Self::Line>;
+    fn step(&self, index: u32) -> Option<Self::Step>;
     /// A word of the Bloom filter.
-    fn filter(&self, index: u32) -> Option<u64>;
+    fn bloom(&self, index: u32) -> Option<u64>;
     /// A bucket.
     fn bucket(&self, index: u32) -> Option<Self::Line>;
     /// A record.
@@ -126,7 +129,7 @@ pub struct Shape {
     /// Number of buckets.
     pub buckets: u32,
     /// Words of the Bloom filter.
-    pub filter_words: u32,
+    pub bloom_words: u32,
 }
 
 impl Shape {
@@ -158,9 +161,9 @@ impl Shape {
 
     /// Word of the Bloom filter, and the bits in it.
     #[inline(always)] // as `hash`
-    pub fn filter(&self, hash: Hash) -> (u32, u64) {
+    pub fn bloom(&self, hash: Hash) -> (u32, u64) {
         let bit = |shift: u32| 1u64 << ((hash.0 >> shift) & 63);
-        (scaled(hash.tag(), self.filter_words), bit(32) | bit(38) | bit(44))
+        (scaled(hash.tag(), self.bloom_words), bit(32) | bit(38) | bit(44))
     }
 }
 
@@ -196,33 +199,6 @@ pub(crate) const fn mixed(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ (x >> 33)
-}
-
-/// A slot of a bucket: the tag in the upper half, the id of the record in the lowest bits; zero is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot(pub u64);
-
-impl Slot {
-    /// A slot in use.
-    pub const fn new(tag: u32, id: u32) -> Self {
-        Self((tag as u64) << 32 | (id as u64 & ID_MASK))
-    }
-
-    /// Id of the record; zero where the slot is free.
-    pub const fn id(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
-        {
-            (self.0 & ID_MASK) as u32
-        }
-    }
-
-    /// The tag.
-    pub const fn tag(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-        {
-            (self.0 >> 32) as u32
-        }
-    }
 }
 
 /// Words of a record, by position.

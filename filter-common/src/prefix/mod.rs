@@ -8,7 +8,7 @@
 //!    one lies in it. 4 MiB in all, so that most clean packets end here, in the cache.
 //! 2. **steps**: for each length the next shorter one in use, and its mask. A look-up tries the lengths in use
 //!    from long to short.
-//! 3. **filter** (IPv6): a Bloom filter over (length, prefix), three bits of one word each, so that a
+//! 3. **bloom** (IPv6): a Bloom filter over (length, prefix), three bits of one word each, so that a
 //!    length without a prefix for this address costs one cached word (Putze, Sanders and Singler, *Cache-, Hash- and
 //!    Space-Efficient Bloom Filters*, 2007).
 //! 4. **buckets**: one cache line of eight slots, each a tag and the id of a record. A bucket that was full when a
@@ -31,7 +31,7 @@
 //!   deadline and the entry that names it.
 //! - A record that no slot names any more stays as it is for [`REST_S`] seconds before its id is used again: longer
 //!   than any run of the program that may still be reading it.
-//! - Codes, filter and steps only admit look-ups: they are set before or after the slot, in any order, and cleared
+//! - Codes, bloom and steps only admit look-ups: they are set before or after the slot, in any order, and cleared
 //!   when nothing needs them. A bit that is set in vain costs time, never a verdict.
 //! - Keys never move between buckets, so a reader between two buckets misses nothing.
 //!
@@ -48,6 +48,7 @@
 mod cells;
 #[cfg(any(test, feature = "writer"))]
 mod entry;
+mod geometry;
 mod layout;
 mod reader;
 #[cfg(test)]
@@ -56,13 +57,14 @@ mod tests;
 pub mod writer;
 
 #[cfg(any(test, feature = "writer"))]
-pub use cells::{Cells, Geometry, NOTES, OwnCells, Region, View, header};
+pub use cells::{Cells, OwnCells, View};
 #[cfg(any(test, feature = "writer"))]
 pub use entry::{Entry, Key};
+pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
     BUCKET_SLOTS, CODE_WORDS, Family, Line, Memory, REST_S, Record, SLOTS, STEPS, Seeds, Shape, Step, Switch,
     mask, words_of,
 };
-pub use reader::find;
+pub use reader::{find, find_id, record};
 #[cfg(any(test, feature = "writer"))]
 pub use writer::{Edit, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};

@@ -1,8 +1,10 @@
 //! The look-up of a packet.
 
+use core::hint::black_box;
+
 use super::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Line, Memory, NARROW, OVERFLOW, Record, Shape,
-    Step, WIDE, WIDE_LENGTH, record_word, words_of,
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Line, Memory, NARROW, OVERFLOW, Record,
+    Shape, Step, WIDE, WIDE_LENGTH, record_word, words_of,
 };
 use crate::packet::Address;
 
@@ -10,19 +12,30 @@ use crate::packet::Address;
 const LENGTHS: usize = 129;
 
 /// The record of the longest prefix that covers `source`.
-#[inline(always)] // in BPF: one function, so that the verifier sees where words come from
 pub fn find<M: Memory>(memory: &M, shape: &Shape, source: &Address) -> Option<Record> {
     let (family, high, low) = words_of(source);
+    record(memory, find_id(memory, shape, family, high, low)?)
+}
+
+/// The id of the record of the longest prefix that covers an address.
+#[inline(always)] // in BPF: one function, so that the verifier sees where words come from
+pub fn find_id<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64, low: u64) -> Option<u32> {
     let (start, floor) = match family {
         Family::V4 => range_of(memory, high)?,
         Family::V6 => (Step::start(Family::V6), Step::of(Family::V6, 0)),
     };
-    find_below(memory, shape, start, floor, high, low).map(|(_, line)| record_in(&line))
+    find_below(memory, shape, start, floor, high, low).map(|(id, _)| id)
+}
+
+/// What the record with this id says.
+#[inline(always)] // as `find_id`
+pub fn record<M: Memory>(memory: &M, id: u32) -> Option<Record> {
+    memory.record(id).map(|line| record_in(&line))
 }
 
 /// The first step before the lengths to try for an IPv4 address, and the last to try; nothing where its /24 has
 /// nothing to do with any prefix.
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 fn range_of<M: Memory>(memory: &M, high: u64) -> Option<(Step, Step)> {
     #[expect(clippy::cast_possible_truncation, reason = "the upper 24 bits")]
     let network = (high >> 40) as u32;
@@ -38,7 +51,7 @@ fn range_of<M: Memory>(memory: &M, high: u64) -> Option<(Step, Step)> {
 }
 
 /// Id and record of the longest prefix of the address whose step lies below `start` and not below `floor`.
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 pub(super) fn find_below<M: Memory>(
     memory: &M,
     shape: &Shape,
@@ -66,17 +79,17 @@ pub(super) fn find_below<M: Memory>(
 }
 
 /// Whether the filter admits the key. IPv4 has the codes in its place.
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 fn may_hold<M: Memory>(memory: &M, shape: &Shape, step: Step, hash: Hash) -> Option<bool> {
     if step < Step::of(Family::V6, 0) {
         return Some(true);
     }
-    let (word, bits) = shape.filter(hash);
-    Some(memory.filter(word)? & bits == bits)
+    let (word, bits) = shape.bloom(hash);
+    Some(memory.bloom(word)? & bits == bits)
 }
 
 /// Id and record of exactly this prefix.
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 pub(super) fn find_exactly<M: Memory>(
     memory: &M,
     shape: &Shape,
@@ -93,8 +106,9 @@ pub(super) fn find_exactly<M: Memory>(
         for position in 0..BUCKET_SLOTS {
             let slot = bucket.word(position);
             let difference = (slot >> 32) ^ u64::from(hash.tag());
-            let same = (difference.wrapping_sub(1) >> 63).wrapping_neg();
-            id |= slot & ID_MASK & same;
+            // One if the tags differ: the carry. Hidden from the compiler, which would make a branch of it.
+            let differs = black_box(difference + 0xffff_ffff) >> 32;
+            id |= slot & ID_MASK & differs.wrapping_sub(1);
         }
         #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
         let id = id as u32;
@@ -114,14 +128,14 @@ pub(super) fn find_exactly<M: Memory>(
     None
 }
 
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 fn next_of(line: &impl Line) -> Step {
     #[expect(clippy::cast_possible_truncation, reason = "steps are small")]
     Step(line.word(0) as u32)
 }
 
 /// What the record says.
-#[inline(always)] // as `find`
+#[inline(always)] // as `find_id`
 pub(super) fn record_in(line: &impl Line) -> Record {
     Record { words: core::array::from_fn(|position| line.word(record_word::FIRST + position)) }
 }

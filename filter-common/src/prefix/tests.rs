@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::cells::{Cells, Geometry, OwnCells, Region, header};
+use super::cells::{Cells, OwnCells};
 use super::entry::{Entry, Key};
+use super::geometry::{Geometry, Region, header};
 use super::layout::{Family, REST_S, Record, SLOTS, Seeds, Step, mask};
 use super::writer::{Edit, Refused, Table};
 use crate::abi::{Counter, action};
@@ -97,10 +98,8 @@ fn probes(random: &mut fastrand::Rng, key: &Key) -> Vec<(Family, (u64, u64))> {
     let last = key.last();
     let value = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
     let unit = if family == Family::V4 { 1u128 << 96 } else { 1 };
-    let inside = (
-        key.high | (random.u64(..) & !high & family_high),
-        key.low | (random.u64(..) & !low & family_low),
-    );
+    let inside =
+        (key.high | (random.u64(..) & !high & family_high), key.low | (random.u64(..) & !low & family_low));
     #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
     let words = |value: u128| ((value >> 64) as u64, value as u64);
     [
@@ -122,7 +121,8 @@ fn some_change<C: Cells>(
     table: &Table<C>,
     now_s: u32,
 ) -> Vec<Edit> {
-    let mut room = [Family::V4, Family::V6].map(|family| table.geometry().capacity(family) - table.used(family));
+    let mut room =
+        [Family::V4, Family::V6].map(|family| table.geometry().capacity(family) - table.used(family));
     let mut edits = BTreeMap::new();
     let count = random.choice([1, 1, 1, 2, 5, 60]).unwrap();
     for _ in 0..count {
@@ -253,8 +253,7 @@ impl Cells for Dying {
 fn a_writer_may_die_at_any_store() {
     let mut random = seeded();
     for _ in 0..12 {
-        let cells =
-            Dying { cells: OwnCells::new(SMALL), left: Cell::new(u64::MAX), lost: AtomicU64::new(0) };
+        let cells = Dying { cells: OwnCells::new(SMALL), left: Cell::new(u64::MAX), lost: AtomicU64::new(0) };
         let seeds = seeds(&mut random);
         let mut table = Table::create(cells, SMALL, seeds);
         let mut model = Model::default();
@@ -267,7 +266,8 @@ fn a_writer_may_die_at_any_store() {
             let most = if random.bool() { 40 } else { 4000 };
             table.cells().left.set(random.u64(0..most));
             // Dead or not, it goes on to the end in this process, reading what is there.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| table.apply(&edits, now_s)));
+            let outcome =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| table.apply(&edits, now_s)));
             let died = table.cells().lost.swap(0, Ordering::Relaxed) > 0;
             table.cells().left.set(u64::MAX);
             assert!(died || matches!(outcome, Ok(Ok(()))));
@@ -277,7 +277,12 @@ fn a_writer_may_die_at_any_store() {
                 for _ in 0..60 {
                     let key = some_key(&mut random);
                     for (family, words) in probes(&mut random, &key) {
-                        let host = Key { high: words.0, low: words.1, step: Step::of(family, family.bits()), action: 0 };
+                        let host = Key {
+                            high: words.0,
+                            low: words.1,
+                            step: Step::of(family, family.bits()),
+                            action: 0,
+                        };
                         if keys.iter().any(|key| key.covers(&host)) {
                             continue;
                         }
@@ -292,7 +297,9 @@ fn a_writer_may_die_at_any_store() {
                     // Whoever recovers may die as well.
                     for _ in 0..2 {
                         reopened.cells().left.set(random.u64(0..3000));
-                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reopened.recover(now_s)));
+                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                            reopened.recover(now_s)
+                        }));
                         reopened.cells().left.set(u64::MAX);
                     }
                     reopened.recover(now_s);
@@ -425,8 +432,10 @@ fn notes_are_shared_and_their_places_used_again() {
 fn the_widest_prefixes_are_bounded_and_leave_nothing() {
     let geometry = Geometry { capacity_v4: 8, capacity_v6: 8, cpus: 1 };
     let mut table = Table::create(OwnCells::new(geometry), geometry, Seeds([5, 6, 7]));
-    let prefixes = [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 0, 0], 16), ([10, 1, 2, 0], 24), ([10, 1, 2, 3], 32)];
-    let edits: Vec<_> = prefixes.iter().map(|(prefix, length)| Edit::Insert(block(*prefix, *length))).collect();
+    let prefixes =
+        [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 0, 0], 16), ([10, 1, 2, 0], 24), ([10, 1, 2, 3], 32)];
+    let edits: Vec<_> =
+        prefixes.iter().map(|(prefix, length)| Edit::Insert(block(*prefix, *length))).collect();
     table.apply(&edits, 10).unwrap();
     table.check().unwrap();
     let names = |table: &Table<OwnCells>, octets| {
@@ -434,7 +443,11 @@ fn the_widest_prefixes_are_bounded_and_leave_nothing() {
         let (_, length) = table.entry(record.block(0).entry)?.key.family_and_length();
         Some(length)
     };
-    assert_eq!([[10, 1, 2, 3], [10, 1, 2, 4], [10, 1, 3, 0], [10, 2, 0, 0], [11, 0, 0, 0]].map(|octets| names(&table, octets)), [32, 24, 16, 8, 0].map(Some));
+    assert_eq!(
+        [[10, 1, 2, 3], [10, 1, 2, 4], [10, 1, 3, 0], [10, 2, 0, 0], [11, 0, 0, 0]]
+            .map(|octets| names(&table, octets)),
+        [32, 24, 16, 8, 0].map(Some)
+    );
     for length in [8, 0] {
         let id = table.entries().find(|(_, entry)| entry.key.family_and_length().1 == length).unwrap().0;
         table.apply(&[Edit::Remove(id)], 10).unwrap();

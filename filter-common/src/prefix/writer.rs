@@ -1,4 +1,4 @@
-//! The writer: changes entries, and keeps records, slots, codes, steps and filter as the entries say.
+//! The writer: changes entries, and keeps records, slots, codes, steps and Bloom filter as the entries say.
 //!
 //! # Bounds
 //!
@@ -17,11 +17,12 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::cells::{Cells, Geometry, NOTE_WORDS, NOTES, Region, View, header};
+use super::cells::{Cells, View};
 use super::entry::{Entry, Key, state, state_of, word};
+use super::geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 use super::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW,
-    REST_S, Record, SLOTS, STEPS, Seeds, Shape, Slot, Step, WIDE, WIDE_LENGTH, mask, record_word,
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, REST_S,
+    Record, SLOTS, STEPS, Seeds, Shape, Step, WIDE, WIDE_LENGTH, mask, record_word,
 };
 use super::reader::{find, find_below, record_in};
 use crate::abi::{Counter, action};
@@ -70,7 +71,9 @@ pub enum Refused {
     #[error("a prefix found no place in the table, though it is not full; `filter-ctl resize` makes it anew")]
     NoPlace,
     /// All notes are in use.
-    #[error("there are {NOTES} different reasons, which is all that can be kept; remove entries, or use reasons again")]
+    #[error(
+        "there are {NOTES} different reasons, which is all that can be kept; remove entries, or use reasons again"
+    )]
     Notes,
 }
 
@@ -212,6 +215,11 @@ impl<C: Cells> Table<C> {
         self.read_entry(id)
     }
 
+    /// Whether readers find the record of this key's prefix.
+    pub fn is_published(&self, key: &Key) -> bool {
+        matches!(self.place(key, self.hash(key)), Place::Taken { .. })
+    }
+
     /// All entries, in the order of their keys.
     pub fn entries(&self) -> impl Iterator<Item = (u32, Entry)> {
         self.entries_of(Family::V4, 0..self.used(Family::V4))
@@ -251,7 +259,7 @@ impl<C: Cells> Table<C> {
 
     /// What the entry has counted since it was made.
     pub fn counted(&self, id: u32, entry: &Entry) -> Counter {
-        let sum = self.counters(id);
+        let sum = self.counter(id);
         Counter {
             packets: sum.packets.wrapping_sub(entry.base.packets),
             bytes: sum.bytes.wrapping_sub(entry.base.bytes),
@@ -302,7 +310,8 @@ impl<C: Cells> Table<C> {
         let highest = self.header_u32(header::HIGHEST_NOTE);
         let says = |note: &u32| {
             let stored = |position| self.get(Region::Notes, note_word(*note, position));
-            stored(0) & !USES == words[0] && (1..words.len()).all(|position| stored(position) == words[position])
+            stored(0) & !USES == words[0]
+                && (1..words.len()).all(|position| stored(position) == words[position])
         };
         let in_use = |note: &u32| self.get(Region::Notes, note_word(*note, 0)) & USES != 0;
         let note = match (1..=highest).find(|note| in_use(note) && says(note)) {
@@ -435,16 +444,24 @@ impl<C: Cells> Table<C> {
         self.set_header(header::DIRTY, 0);
     }
 
-    /// The keys of all entries that have ended by `now_s`, and their ids. Looks at all entries, if any may have ended.
+    /// All entries that have ended by `now_s`, to be removed. Looks at each entry if any may have ended, and notes when
+    /// the next will.
     pub fn ended(&mut self, now_s: u32) -> Vec<(u32, Entry)> {
         if self.next_end() > now_s {
             return Vec::new();
         }
-        let has_ended = |entry: &Entry| entry.until_s != FOREVER && entry.until_s <= now_s;
-        let ended: Vec<_> = self.entries().filter(|(_, entry)| has_ended(entry)).collect();
-        if ended.is_empty() {
-            self.find_next_end();
+        let mut next_end = FOREVER;
+        let mut ended = Vec::new();
+        for id in 1..=self.header_u32(header::HIGHEST) {
+            let (until_s, _) = halves(self.get(Region::Entries, entry_word(id, word::TIMES)));
+            if until_s > now_s {
+                // Of a free id it is too early at worst.
+                next_end = next_end.min(until_s);
+            } else if let Some(entry) = self.entry(id) {
+                ended.push((id, entry));
+            }
         }
+        self.set_header(header::NEXT_END, next_end.into());
         ended
     }
 
@@ -492,15 +509,8 @@ impl<C: Cells> Table<C> {
                 Place::Taken { id, .. } => return wrong(format!("{key:?} has the record of {id}")),
                 _ => return wrong(format!("{key:?} is not in the buckets")),
             }
-            if find_below(
-                &self.view(),
-                &self.shape,
-                Step(key.step.0 + 1),
-                key.step,
-                key.high,
-                key.low,
-            )
-            .is_none()
+            if find_below(&self.view(), &self.shape, Step(key.step.0 + 1), key.step, key.high, key.low)
+                .is_none()
                 || self.reader_misses(&key)
             {
                 return wrong(format!("readers don't find {key:?}"));
@@ -589,7 +599,7 @@ impl<C: Cells> Table<C> {
                 Edit::Insert(entry) => {
                     let id = ids.next().expect("reserved for each");
                     // The counters of an id that was never used are zero.
-                    let base = if id > highest_before { Counter::default() } else { self.counters(id) };
+                    let base = if id > highest_before { Counter::default() } else { self.counter(id) };
                     reused += u32::from(id <= highest_before);
                     highest = highest.max(id);
                     let entry = Entry { base, ..entry };
@@ -717,7 +727,7 @@ impl<C: Cells> Table<C> {
         self.set_header(used_of(family), after.into());
     }
 
-    /// Brings records, slots, codes, steps and filter to what the entries say, for the prefixes touched and all inside
+    /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
     /// them.
     fn refresh_all(&mut self, touched: &[Touched]) -> Result<(), Refused> {
         let mut rest = touched;
@@ -859,10 +869,10 @@ impl<C: Cells> Table<C> {
         match family {
             Family::V4 => self.set_codes(key, length),
             Family::V6 => {
-                let (index, bits) = self.shape.filter(hash);
-                let word = self.get(Region::Filter, index as usize);
+                let (index, bits) = self.shape.bloom(hash);
+                let word = self.get(Region::Bloom, index as usize);
                 if word & bits != bits {
-                    self.set(Region::Filter, index as usize, word | bits);
+                    self.set(Region::Bloom, index as usize, word | bits);
                 }
             }
         }
@@ -1003,14 +1013,14 @@ impl<C: Cells> Table<C> {
     /// Makes filter and overflow marks anew, without those that nothing needs any more. Each word goes from what admits
     /// more to what is needed.
     fn tidy(&mut self) {
-        let mut filter = vec![0u64; self.geometry.filter_words() as usize];
+        let mut filter = vec![0u64; self.geometry.bloom_words() as usize];
         let mut overflows = vec![false; self.geometry.buckets() as usize];
         for family in [Family::V4, Family::V6] {
             for position in 0..self.used(family) {
                 let key = self.key_of(self.id_at(family, position));
                 let hash = self.hash(&key);
                 if family == Family::V6 {
-                    let (index, bits) = self.shape.filter(hash);
+                    let (index, bits) = self.shape.bloom(hash);
                     filter[index as usize] |= bits;
                 }
                 if let Place::Taken { index, .. } = self.place(&key, hash) {
@@ -1022,8 +1032,8 @@ impl<C: Cells> Table<C> {
             }
         }
         for (index, word) in filter.into_iter().enumerate() {
-            if self.get(Region::Filter, index) != word {
-                self.set(Region::Filter, index, word);
+            if self.get(Region::Bloom, index) != word {
+                self.set(Region::Bloom, index, word);
             }
         }
         for (bucket, overflows) in overflows.into_iter().enumerate() {
@@ -1119,7 +1129,11 @@ impl<C: Cells> Table<C> {
 
     // ---- entries, their order, and free ids
 
-    fn entries_of(&self, family: Family, positions: std::ops::Range<u32>) -> impl Iterator<Item = (u32, Entry)> {
+    fn entries_of(
+        &self,
+        family: Family,
+        positions: std::ops::Range<u32>,
+    ) -> impl Iterator<Item = (u32, Entry)> {
         positions.filter_map(move |position| {
             let id = self.id_at(family, position);
             Some((id, self.entry(id)?))
@@ -1216,8 +1230,8 @@ impl<C: Cells> Table<C> {
         self.set_header(header::NEXT_END, next.into());
     }
 
-    /// Sum over the CPUs.
-    fn counters(&self, id: u32) -> Counter {
+    /// What an id has counted since the table was made, whatever entries had it, over all CPUs.
+    pub fn counter(&self, id: u32) -> Counter {
         let mut sum = Counter::default();
         for cpu in 0..self.geometry.cpus as usize {
             let first = 2 * (cpu * self.geometry.ids() as usize + id as usize);
@@ -1280,6 +1294,33 @@ impl<C: Cells> Table<C> {
 
     fn set(&self, region: Region, index: usize, word: u64) {
         self.cells.store(region, index, word);
+    }
+}
+
+/// A slot of a bucket: the tag in the upper half, the id of the record in the lowest bits; zero is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot(u64);
+
+impl Slot {
+    /// A slot in use.
+    const fn new(tag: u32, id: u32) -> Self {
+        Self((tag as u64) << 32 | (id as u64 & ID_MASK))
+    }
+
+    /// Id of the record; zero where the slot is free.
+    const fn id(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
+        {
+            (self.0 & ID_MASK) as u32
+        }
+    }
+
+    /// The tag.
+    const fn tag(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+        {
+            (self.0 >> 32) as u32
+        }
     }
 }
 

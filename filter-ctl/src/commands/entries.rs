@@ -1,31 +1,33 @@
 //! `block` and `allow`: add, del, list, flush.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead as _};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::Cell;
-use filter_common::abi::LARGEST_MAX_ENTRIES;
+use filter_common::abi::LARGEST_MAX;
+use filter_common::prefix::Family;
 use serde::Serialize;
 
-use super::{not_filtered, reported};
+use super::{not_filtered, reported, room_warning};
 use crate::cli::{AddArgs, DelArgs, EntryCommand, Global};
 use crate::exit::{Exit, UsageError};
 use crate::guard;
 use crate::host::{self, monotonic_now};
 use crate::kernel::Filter;
 use crate::output::{self, EntryView};
-use crate::plan::{Change, Entries};
-use crate::policy::{Action, Deadline, Entry, Key, Prefix, PrefixSet, ReasonText};
+use crate::plan::Change;
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, PrefixSet, ReasonText};
 
 /// The argument that stands for standard input.
 const STDIN: &str = "-";
 
 /// Most that is read from standard input, in bytes: a line for each of the most entries there can be.
-const MOST_INPUT: u64 = 64 << 20;
+const MOST_INPUT: u64 = 512 << 20;
 
 /// Most prefixes that are read from standard input: as many as fit in the largest table.
-const MOST_PREFIXES: usize = LARGEST_MAX_ENTRIES as usize;
+const MOST_PREFIXES: usize = 2 * LARGEST_MAX as usize;
 
 /// Refused lines, or entries, that are told one by one; of more the rest is counted.
 const MOST_TOLD: usize = 20;
@@ -57,54 +59,57 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
     }
 
     let mut filter = global.open()?;
-    let current = filter.clear_expired()?;
+    filter.clear_expired()?;
     let now = monotonic_now();
     let until = Deadline::after(args.ttl, now)?;
     let created_s = host::whole_seconds(now);
+    let owner = Owner::manual();
     let entry = |prefix: &Prefix| Entry {
         key: Key { action, prefix: *prefix },
         until,
         created_s,
+        owner: owner.clone(),
         reason: reason.clone(),
     };
-    let effect = filter.change(&current, Change::Add(prefixes.iter().map(entry).collect()))?;
-    let warnings = warnings(&filter, action, &prefixes, &current);
+    let effect = filter.change(Change::Add(prefixes.iter().map(entry).collect()))?;
+    let warnings = warnings(&filter, action, &prefixes)?;
     drop(filter);
 
-    let views =
-        |entries: &[Entry]| entries.iter().map(|entry| EntryView::new(entry, now)).collect::<Vec<_>>();
-    let report = Added {
-        added: views(&effect.added),
-        changed: views(&effect.changed),
-        unchanged: views(&effect.unchanged),
-        warnings,
-    };
     let told = || {
         if global.json {
-            return output::json(&report);
+            return output::json(Added {
+                added: views(&effect.added, now),
+                changed: views(&effect.changed, now),
+                unchanged: views(&effect.unchanged, now),
+                warnings,
+            });
         }
-        tell(action, "added", &report.added)?;
-        tell(action, "changed", &report.changed)?;
-        tell(action, "unchanged", &report.unchanged)?;
-        output::warn(&report.warnings);
+        tell(action, "added", &effect.added, now)?;
+        tell(action, "changed", &effect.changed, now)?;
+        tell(action, "unchanged", &effect.unchanged, now)?;
+        output::warn(&warnings);
         Ok(())
     };
     reported(told(), Exit::Done)
 }
 
 /// Entries one by one if they are few, otherwise their number.
-fn tell(action: Action, what: &str, views: &[EntryView]) -> Result<()> {
-    if views.len() > MOST_TOLD {
+fn tell(action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
+    if entries.len() > MOST_TOLD {
         return output::line(&format!(
             "{what}: {} {} entries",
-            output::grouped(views.len() as u64),
+            output::grouped(entries.len() as u64),
             action.name()
         ));
     }
-    for view in views {
-        output::line(&format!("{what}: {} {}, {}", action.name(), view.prefix, output::lifetime(view)))?;
+    for view in views(entries, now) {
+        output::line(&format!("{what}: {} {}, {}", action.name(), view.prefix, output::lifetime(&view)))?;
     }
     Ok(())
+}
+
+fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
+    entries.iter().map(|entry| EntryView::new(entry, now)).collect()
 }
 
 fn refuse_dangers(action: Action, prefixes: &[Prefix]) -> Result<()> {
@@ -121,27 +126,63 @@ fn refuse_dangers(action: Action, prefixes: &[Prefix]) -> Result<()> {
 }
 
 /// Why an entry may not do what the operator thinks.
-fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix], current: &Entries) -> Vec<String> {
+fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if action == Action::Block {
-        let allows: PrefixSet = prefixes_of(current, Action::Allow).collect();
-        let without_effect =
-            prefixes.iter().filter_map(|prefix| Some((prefix, allows.longest_covering(prefix)?)));
-        let mut without_effect = without_effect
-            .map(|(prefix, allow)| format!("block {prefix} has no effect while allow {allow} stands"));
-        warnings.extend(without_effect.by_ref().take(MOST_TOLD));
-        let rest = without_effect.count();
+        let mut without_effect = Vec::new();
+        let allows = Wider::new(filter, Action::Allow, prefixes.len())?;
+        for prefix in prefixes {
+            if let Some(allow) = allows.of(filter, prefix)? {
+                without_effect.push(format!("block {prefix} has no effect while allow {allow} stands"));
+            }
+        }
+        let rest = without_effect.len().saturating_sub(MOST_TOLD);
+        warnings.extend(without_effect.into_iter().take(MOST_TOLD));
         if rest > 0 {
             warnings.push(format!("and {rest} more such blocks have no effect"));
         }
     }
+    for (family, name, option) in [(Family::V4, "IPv4", "--max-ipv4"), (Family::V6, "IPv6", "--max-ipv6")] {
+        let room = filter.room(family);
+        if room.is_near_full() && prefixes.iter().any(|prefix| prefix.family() == family) {
+            warnings.push(room_warning(name, option, room));
+        }
+    }
     warnings.extend(not_filtered(filter));
-    warnings
+    Ok(warnings)
 }
 
-/// The prefixes of all entries with this action.
-fn prefixes_of(entries: &Entries, action: Action) -> impl Iterator<Item = Prefix> {
-    entries.wanted().map(|(_, entry)| entry.key).filter(move |key| key.action == action).map(|key| key.prefix)
+/// The longest entry of an action that covers a prefix. Few prefixes are looked up in the tables; for many it is quicker
+/// to go over all entries once.
+enum Wider {
+    InTables(Action),
+    InSet(PrefixSet),
+}
+
+impl Wider {
+    /// Prefixes that are looked up one by one.
+    const FEW: usize = 64;
+
+    fn new(filter: &Filter, action: Action, prefixes: usize) -> Result<Self> {
+        if prefixes <= Self::FEW {
+            return Ok(Self::InTables(action));
+        }
+        let entries = filter.entries()?.into_iter().map(|(_, entry)| entry.key);
+        let of_action = entries.filter(|key| key.action == action).map(|key| key.prefix);
+        Ok(Self::InSet(of_action.collect()))
+    }
+
+    fn of(&self, filter: &Filter, prefix: &Prefix) -> Result<Option<Prefix>> {
+        match self {
+            Self::InSet(set) if set.is_empty() => Ok(None),
+            Self::InSet(set) => Ok(set.longest_covering(prefix)),
+            Self::InTables(action) => {
+                let covering = filter.covering(&Key { action: *action, prefix: *prefix })?;
+                let of_action = covering.into_iter().filter(|(_, entry)| entry.key.action == *action);
+                Ok(of_action.map(|(_, entry)| entry.key.prefix).next_back())
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -166,42 +207,52 @@ struct StillCovered {
 fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
     let prefixes = read_prefixes(&args.prefixes, args.mask)?;
     let mut filter = global.open()?;
-    let current = filter.clear_expired()?;
+    filter.clear_expired()?;
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
-    let effect = filter.change(&current, Change::Remove(keys))?;
+    let effect = filter.change(Change::Remove(keys))?;
 
-    let remaining: PrefixSet = prefixes_of(&filter.entries()?, action).collect();
+    let remaining = Wider::new(&filter, action, prefixes.len())?;
+    let mut wider = HashMap::new();
+    for prefix in &prefixes {
+        if let Some(covering) = remaining.of(&filter, prefix)? {
+            wider.insert(*prefix, covering);
+        }
+    }
     drop(filter);
     let removed: HashSet<Prefix> = effect.removed.iter().map(|entry| entry.key.prefix).collect();
     let now = monotonic_now();
     let report = Removed {
-        removed: effect.removed.iter().map(|entry| EntryView::new(entry, now)).collect(),
+        removed: if global.json { views(&effect.removed, now) } else { Vec::new() },
         not_found: prefixes
             .iter()
             .filter(|prefix| !removed.contains(prefix))
-            .map(|prefix| NotFound { prefix: *prefix, covered_by: remaining.longest_covering(prefix) })
+            .map(|prefix| NotFound { prefix: *prefix, covered_by: wider.get(prefix).copied() })
             .collect(),
         still_covered: prefixes
             .iter()
             .filter(|prefix| removed.contains(prefix))
-            .filter_map(|prefix| {
-                Some(StillCovered { prefix: *prefix, by: remaining.longest_covering(prefix)? })
-            })
+            .filter_map(|prefix| Some(StillCovered { prefix: *prefix, by: *wider.get(prefix)? }))
             .collect(),
     };
-    let exit = match (report.removed.is_empty(), report.not_found.is_empty()) {
+    let exit = match (effect.removed.is_empty(), report.not_found.is_empty()) {
         (_, true) => Exit::Done,
         (false, false) => Exit::Partly,
         (true, false) => Exit::NothingMatched,
     };
-    reported(tell_removed(global, action, &report), exit)
+    reported(tell_removed(global, action, &report, &effect.removed, now), exit)
 }
 
-fn tell_removed(global: &Global, action: Action, report: &Removed) -> Result<()> {
+fn tell_removed(
+    global: &Global,
+    action: Action,
+    report: &Removed,
+    removed: &[Entry],
+    now: Duration,
+) -> Result<()> {
     if global.json {
         return output::json(report);
     }
-    tell(action, "removed", &report.removed)?;
+    tell(action, "removed", removed, now)?;
     for still in report.still_covered.iter().take(MOST_TOLD) {
         output::note(&format!("note: {} is still covered by {} {}", still.prefix, action.name(), still.by));
     }
@@ -224,10 +275,8 @@ struct Listed {
 fn list(global: &Global, action: Action) -> Result<Exit> {
     let entries = global.open()?.entries()?;
     let now = monotonic_now();
-    let mut entries: Vec<&Entry> =
-        entries.wanted().map(|(_, entry)| entry).filter(|entry| entry.key.action == action).collect();
-    entries.sort_by_key(|entry| entry.key);
-    let entries: Vec<_> = entries.into_iter().map(|entry| EntryView::new(entry, now)).collect();
+    let of_action = entries.iter().map(|(_, entry)| entry).filter(|entry| entry.key.action == action);
+    let entries: Vec<_> = of_action.map(|entry| EntryView::new(entry, now)).collect();
     if global.json {
         output::json(Listed { entries })?;
     } else if entries.is_empty() {
@@ -249,9 +298,9 @@ fn list(global: &Global, action: Action) -> Result<Exit> {
 
 fn flush(global: &Global, action: Action) -> Result<Exit> {
     let mut filter = global.open()?;
-    let current = filter.entries()?;
-    let keys = current.wanted().map(|(_, entry)| entry.key).filter(|key| key.action == action).collect();
-    let removed = filter.change(&current, Change::Remove(keys))?.removed;
+    let keys = filter.entries()?.into_iter().map(|(_, entry)| entry.key);
+    let keys = keys.filter(|key| key.action == action).collect();
+    let removed = filter.change(Change::Remove(keys))?.removed;
     drop(filter);
     let told = || {
         if global.json {

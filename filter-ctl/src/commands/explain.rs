@@ -16,7 +16,7 @@ use crate::exit::{Exit, UsageError};
 use crate::host::{monotonic_now, monotonic_now_s};
 use crate::kernel::explain::Explainer;
 use crate::output::{self, EntryView};
-use crate::policy::{Action, Deadline, Entry, Key, Prefix, ReasonText};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 #[derive(Serialize)]
 struct Report {
@@ -66,7 +66,7 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
         _ => None,
     };
     let Answer { decision, entries, warnings } =
-        if args.offline { offline(args, &frame)? } else { loaded(global, &frame)? };
+        if args.offline { offline(args, &frame)? } else { loaded(global, &frame, source)? };
     let now = monotonic_now();
     let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
     let mut covering: Vec<&Entry> = entries
@@ -94,7 +94,7 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// A decision, the entries under which it was made, by id, and what must be known with it.
+/// A decision, the entries among which are those that cover the source, by id, and what must be known with it.
 struct Answer {
     decision: Decision,
     entries: Vec<(u32, Entry)>,
@@ -102,10 +102,13 @@ struct Answer {
 }
 
 /// What the loaded filter says.
-fn loaded(global: &Global, frame: &[u8]) -> Result<Answer> {
+fn loaded(global: &Global, frame: &[u8], source: Option<IpAddr>) -> Result<Answer> {
     // One lock around both, so that the entries are those that decided.
     let filter = global.open()?;
-    let entries = filter.entries()?.wanted().map(|(id, entry)| (id, entry.clone())).collect();
+    let entries = match source {
+        Some(source) => filter.covering(&Key { action: Action::Block, prefix: Prefix::host(source) })?,
+        None => Vec::new(),
+    };
     let decision = Explainer::open(&global.pins())?.decide(frame)?;
     Ok(Answer { decision, entries, warnings: not_filtered(&filter) })
 }
@@ -120,6 +123,7 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<Answer> {
                 key,
                 until: Deadline::NEVER,
                 created_s: monotonic_now_s(),
+                owner: Owner::manual(),
                 reason: ReasonText::default(),
             });
         }

@@ -8,11 +8,12 @@ use crate::cli::{Global, LoadArgs};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
 use crate::kernel::loading::{self, LoadOptions, LoadOutcome};
-use crate::output;
+use crate::output::{self, MemoryView};
 
 #[derive(Serialize)]
 struct Report {
     interfaces: Vec<InterfaceReport>,
+    memory: MemoryView,
 }
 
 #[derive(Serialize)]
@@ -25,11 +26,13 @@ struct InterfaceReport {
 pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
     let options = LoadOptions {
         mode: args.mode,
-        max_entries: args.max_entries,
+        max_v4: args.max_ipv4,
+        max_v6: args.max_ipv6,
         lock_wait: global.lock_wait,
         verbose: global.verbose,
     };
-    let outcomes = loading::load(&global.pins(), &args.interfaces, options)?;
+    let (outcomes, geometry) = loading::load(&global.pins(), &args.interfaces, options)?;
+    let memory = MemoryView::new(geometry)?;
     let told = || {
         if global.json {
             let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
@@ -37,12 +40,14 @@ pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
                 mode: args.mode,
                 already_loaded,
             };
-            return output::json(Report { interfaces: outcomes.into_iter().map(report).collect() });
+            let interfaces = outcomes.into_iter().map(report).collect();
+            return output::json(Report { interfaces, memory });
         }
         outcomes.iter().try_for_each(|LoadOutcome { interface, already_loaded }| {
             let was = if *already_loaded { "was already filtering" } else { "filtering" };
             output::line(&format!("{interface}: {was} in {} mode", args.mode.name()))
-        })
+        })?;
+        output::line(&memory.sentence(geometry))
     };
     reported(told(), Exit::Done)
 }

@@ -4,6 +4,7 @@ mod entries;
 mod explain;
 mod load;
 mod malformed;
+mod resize;
 mod stats;
 mod status;
 mod unload;
@@ -15,6 +16,7 @@ use crate::exit::{Exit, Unreported, is_closed_pipe};
 use crate::kernel::interface::{Loaded, State};
 use crate::kernel::{Filter, Pins};
 use crate::output;
+use crate::plan::Room;
 use crate::policy::Action;
 
 /// Runs a command.
@@ -27,6 +29,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Load(args) => load::run(global, &args),
         Command::Unload(args) => unload::run(global, &args),
+        Command::Resize(args) => resize::run(global, &args),
         Command::Status => status::run(global),
         Command::Block(command) => entries::run(global, Action::Block, &command),
         Command::Allow(command) => entries::run(global, Action::Allow, &command),
@@ -62,6 +65,15 @@ fn reported(told: Result<()>, exit: Exit) -> Result<Exit> {
         Err(error) if !is_closed_pipe(&error) => Err(Unreported(error).into()),
         _ => Ok(exit),
     }
+}
+
+/// What to say of tables that are nearly full.
+fn room_warning(family: &str, option: &str, room: Room) -> String {
+    format!(
+        "{} of {} {family} entries are in use; `filter-ctl resize {option} N` makes room for more",
+        output::grouped(room.used.into()),
+        output::grouped(room.limit.into())
+    )
 }
 
 /// A sentence for each interface that was loaded and does not enforce the entries as they are.

@@ -92,11 +92,9 @@ fn snapshot(filter: &Filter) -> Result<Snapshot> {
         interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
     }
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-    let entries = filter.entries()?;
-    let entries = entries
-        .wanted()
-        .map(|(id, entry)| Ok(EntryCounts { id, entry: entry.clone(), counter: maps.entry_counter(id)? }));
-    Ok(Snapshot { at, interfaces, entries: entries.collect::<Result<_>>()? })
+    let entries = filter.counted()?.into_iter();
+    let entries = entries.map(|(id, entry, counter)| EntryCounts { id, entry, counter }).collect();
+    Ok(Snapshot { at, interfaces, entries })
 }
 
 fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize, warnings: Vec<String>) -> Report {

@@ -5,22 +5,26 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use comfy_table::Cell;
 use filter_common::abi::ABI_VERSION;
+use filter_common::prefix::{Family, Geometry};
 use serde::Serialize;
 
+use super::room_warning;
 use crate::cli::Global;
 use crate::exit::Exit;
 use crate::host::devices::Mode;
 use crate::host::monotonic_now_s;
+use crate::kernel::filter::Counts;
 use crate::kernel::interface::{Loaded, State, slot_of};
 use crate::kernel::pins::NotLoaded;
-use crate::output;
-use crate::policy::Action;
+use crate::output::{self, MemoryView};
+use crate::plan::Room;
 
 #[derive(Serialize)]
 struct Report {
     version: &'static str,
     abi: u32,
     entries: EntryCounts,
+    memory: MemoryView,
     interfaces: Vec<InterfaceReport>,
 }
 
@@ -30,6 +34,21 @@ struct EntryCounts {
     allow: usize,
     expired: usize,
     limit: u32,
+    ipv4: Fill,
+    ipv6: Fill,
+}
+
+#[derive(Serialize)]
+struct Fill {
+    used: u32,
+    limit: u32,
+    near_full: bool,
+}
+
+impl Fill {
+    fn new(room: Room) -> Self {
+        Self { used: room.used, limit: room.limit, near_full: room.is_near_full() }
+    }
 }
 
 #[derive(Serialize)]
@@ -47,16 +66,15 @@ struct InterfaceReport {
 pub fn run(global: &Global) -> Result<Exit> {
     let filter = global.open()?;
     let now_s = monotonic_now_s();
-    let entries = filter.entries()?;
-    let of_action = |action| {
-        let live = entries.wanted().filter(|(_, entry)| !entry.until.has_passed(now_s));
-        live.filter(|(_, entry)| entry.key.action == action).count()
-    };
+    let geometry = filter.geometry();
+    let Counts { block, allow, expired } = filter.count(now_s)?;
     let counts = EntryCounts {
-        block: of_action(Action::Block),
-        allow: of_action(Action::Allow),
-        expired: entries.expired(now_s).len(),
-        limit: filter.max_entries(),
+        block,
+        allow,
+        expired,
+        limit: geometry.entries(),
+        ipv4: Fill::new(filter.room(Family::V4)),
+        ipv6: Fill::new(filter.room(Family::V6)),
     };
     let loaded = filter.interfaces()?;
     if loaded.is_empty() {
@@ -96,16 +114,22 @@ pub fn run(global: &Global) -> Result<Exit> {
         });
     }
     let all_are_attached = interfaces.iter().all(|interface| interface.state == "attached");
-    let report = Report { version: env!("CARGO_PKG_VERSION"), abi: ABI_VERSION, entries: counts, interfaces };
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        abi: ABI_VERSION,
+        entries: counts,
+        memory: MemoryView::new(geometry)?,
+        interfaces,
+    };
     if global.json {
         output::json(&report)?
     } else {
-        print(&report)?
+        print(&report, geometry)?
     }
     Ok(if all_are_attached { Exit::Done } else { Exit::Partly })
 }
 
-fn print(report: &Report) -> Result<()> {
+fn print(report: &Report, geometry: Geometry) -> Result<()> {
     let mut table = output::table(&["interface", "state", "mode", "program", "loaded"], &["program"]);
     for interface in &report.interfaces {
         let renamed = interface.device.as_ref().filter(|device| **device != interface.interface);
@@ -127,14 +151,23 @@ fn print(report: &Report) -> Result<()> {
         ]);
     }
     output::print_table(&table)?;
-    let EntryCounts { block, allow, expired, limit } = report.entries;
-    let expired = if expired > 0 { format!(", {expired} expired") } else { String::new() };
+    let EntryCounts { block, allow, expired, ipv4, ipv6, .. } = &report.entries;
+    let expired = if *expired > 0 { format!(", {expired} expired") } else { String::new() };
     output::line(&format!(
-        "\n{} block and {} allow entries{expired}, of at most {}",
-        output::grouped(block as u64),
-        output::grouped(allow as u64),
-        output::grouped(limit.into())
+        "\n{} block and {} allow entries{expired}: {} of {} IPv4, {} of {} IPv6",
+        output::grouped(*block as u64),
+        output::grouped(*allow as u64),
+        output::grouped(ipv4.used.into()),
+        output::grouped(ipv4.limit.into()),
+        output::grouped(ipv6.used.into()),
+        output::grouped(ipv6.limit.into()),
     ))?;
+    output::line(&report.memory.sentence(geometry))?;
+    for (fill, family, option) in [(ipv4, "IPv4", "--max-ipv4"), (ipv6, "IPv6", "--max-ipv6")] {
+        if fill.near_full {
+            output::note(&room_warning(family, option, Room { used: fill.used, limit: fill.limit }));
+        }
+    }
     for InterfaceReport { interface, state, .. } in &report.interfaces {
         match *state {
             "gone" => output::note(&format!(

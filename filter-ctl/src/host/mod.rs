@@ -35,3 +35,13 @@ pub fn monotonic_now_s() -> u32 {
 pub fn whole_seconds(moment: Duration) -> u32 {
     u32::try_from(moment.as_secs()).unwrap_or(u32::MAX)
 }
+
+/// Bytes of memory that can be had without swapping.
+///
+/// # Errors
+///
+/// If the kernel does not say.
+pub fn memory_available() -> Result<u64> {
+    let memory = procfs::Current::current().map(|memory: procfs::Meminfo| memory.mem_available);
+    memory.ok().flatten().context("could not read from /proc/meminfo how much memory is available")
+}

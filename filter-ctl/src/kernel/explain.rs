@@ -21,12 +21,13 @@ impl Explainer {
     ///
     /// [`NotLoaded`] if there is no filter.
     pub fn open(pins: &Pins) -> Result<Self> {
-        let path = pins.explain();
-        if !path.exists() {
-            let missing =
-                format!("there is no {}; `filter-ctl load IFACE`, or use --offline", path.display());
+        let Some(path) = pins.set()?.map(|set| set.explain()).filter(|path| path.exists()) else {
+            let missing = format!(
+                "there is no program below {}; `filter-ctl load IFACE`, or use --offline",
+                pins.abi().display()
+            );
             return Err(NotLoaded(missing).into());
-        }
+        };
         let program = Xdp::from_pin(&path, XdpAttachType::Interface);
         Ok(Self(program.with_context(|| format!("could not open the program {}", path.display()))?))
     }

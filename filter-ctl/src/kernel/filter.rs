@@ -1,20 +1,30 @@
 //! The loaded filter, locked: its entries, and the changes to them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::Reason;
-use filter_common::abi::entry_state;
+use filter_common::abi::{self, Counter};
+use filter_common::prefix::{self, Edit, Family, Geometry, Refused, Table};
 use thiserror::Error;
 
 use super::interface::{self, Loaded};
-use super::maps::Maps;
-use super::pins::{Lock, Pins};
+use super::mapped::MappedCells;
+use super::maps::{self, Maps};
+use super::pins::{self, Lock, NotLoaded, Pins, Set};
+use super::resize;
 use crate::host::monotonic_now_s;
-use crate::plan::{self, Change, Effect, Entries, Plan};
-use crate::policy::Entry;
+use crate::plan::{self, Change, Current, Effect, Room, Step};
+use crate::policy::{Deadline, Entry, Key, Owner, ReasonText};
+
+/// Entries of a change from which on all arrays are mapped whole: below, the pieces that it touches cost less.
+const MANY: usize = 512;
+
+/// Slots of the policy that an entry made by a command is part of: both, so that it outlives a switch.
+const BOTH_SLOTS: u8 = 0b11;
 
 /// A change that could neither be finished nor undone.
 #[derive(Debug, Error)]
@@ -36,10 +46,23 @@ fn failed(error: anyhow::Error, undone: Result<()>) -> anyhow::Error {
     }
 }
 
+/// Numbers of entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Those that block and have not ended.
+    pub block: usize,
+    /// Those that allow and have not ended.
+    pub allow: usize,
+    /// Those that have ended and are not cleared away yet.
+    pub expired: usize,
+}
+
 /// The filter below a pin root, while nobody else changes it.
 pub struct Filter {
     pins: Pins,
     pub(super) maps: Maps,
+    pub(super) set: Set,
+    pub(super) table: Table<MappedCells>,
     _lock: Arc<Lock>,
 }
 
@@ -48,7 +71,7 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// [`NotLoaded`](super::pins::NotLoaded) if there is none.
+    /// [`NotLoaded`] if there is none.
     pub fn open(pins: Pins, lock_wait: Duration) -> Result<Self> {
         let lock = Arc::new(Lock::acquire(&pins, lock_wait)?);
         Self::open_locked(pins, lock)
@@ -56,43 +79,132 @@ impl Filter {
 
     /// As [`Filter::open`], by a caller that has the lock.
     pub(super) fn open_locked(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
+        let (sets, incomplete) = pins.sets()?;
+        for directory in &incomplete {
+            pins::remove_incomplete(directory)?;
+        }
+        let Some(set) = sets.last().cloned() else {
+            let is_interrupted =
+                !incomplete.is_empty() || pins.loaded_interfaces()?.is_empty() && pins.abi().exists();
+            return Err(NotLoaded(if is_interrupted {
+                "a load was interrupted; `filter-ctl load IFACE` takes it up again".into()
+            } else {
+                format!(
+                    "{} holds no tables of ABI {}; start with `filter-ctl load IFACE`",
+                    pins.root().display(),
+                    filter_common::abi::ABI_VERSION
+                )
+            })
+            .into());
+        };
         let maps = Maps::open(&pins)?;
-        let mut filter = Self { pins, maps, _lock: lock };
+        let table = maps::open_table(&set)?;
+        let mut filter = Self { pins, maps, set, table, _lock: lock };
         filter.recover()?;
+        for older in &sets[..sets.len() - 1] {
+            resize::adopt(&mut filter, older, false).context("could not finish making the tables anew")?;
+        }
         Ok(filter)
     }
 
-    /// The most entries that fit.
-    pub fn max_entries(&self) -> u32 {
-        self.maps.max_entries()
+    /// Where it is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
-    /// The maps.
+    /// The tables in use.
+    pub fn set(&self) -> &Set {
+        &self.set
+    }
+
+    /// The maps that all sets of tables share.
     pub fn maps(&self) -> &Maps {
         &self.maps
     }
 
-    /// All entries.
+    /// Sizes of the tables.
+    pub fn geometry(&self) -> Geometry {
+        self.table.geometry()
+    }
+
+    /// The tables.
+    pub fn table(&self) -> &Table<MappedCells> {
+        &self.table
+    }
+
+    /// How full the tables are for a family.
+    pub fn room(&self, family: Family) -> Room {
+        room(&self.table, family)
+    }
+
+    /// All entries with their ids, in the order of their keys.
     ///
     /// # Errors
     ///
-    /// If an entry can't be read, or was not written by this program.
-    pub fn entries(&self) -> Result<Entries> {
-        let mut entries = Entries::default();
-        for id in 1..=self.maps.highest_entry()? {
-            let slot = self.maps.entry(id)?;
-            if slot.state == entry_state::FREE {
-                continue;
+    /// If an entry was not written by this program, or there is no memory.
+    pub fn entries(&self) -> Result<Vec<(u32, Entry)>> {
+        self.map_for(self.len())?;
+        let mut notes = Notes::default();
+        self.table.entries().map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
+    }
+
+    /// How many entries there are of each kind at second `now_s`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to look at them.
+    pub fn count(&self, now_s: u32) -> Result<Counts> {
+        self.map_for(self.len())?;
+        let mut counts = Counts::default();
+        for (_, entry) in self.table.entries() {
+            match entry.key.action {
+                _ if Deadline(entry.until_s).has_passed(now_s) => counts.expired += 1,
+                abi::action::ALLOW => counts.allow += 1,
+                _ => counts.block += 1,
             }
-            let known =
-                matches!(slot.state, entry_state::ADDING | entry_state::ACTIVE | entry_state::REMOVING);
-            let entry = Entry::from_abi(&slot).filter(|_| known);
-            let entry = entry.with_context(|| {
-                format!("entry {id} holds something that filter-ctl never writes; `filter-ctl unload --all` and load again")
-            })?;
-            entries.insert(id, slot.state, entry);
         }
-        Ok(entries)
+        Ok(counts)
+    }
+
+    /// Entries.
+    pub fn len(&self) -> usize {
+        (self.table.used(Family::V4) + self.table.used(Family::V6)) as usize
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Prepares for work on this many entries.
+    fn map_for(&self, entries: usize) -> Result<()> {
+        if entries > MANY { self.table.cells().map_all() } else { Ok(()) }
+    }
+
+    /// The entries whose prefix covers `key`'s, its own included, the widest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::entries`].
+    pub fn covering(&self, key: &Key) -> Result<Vec<(u32, Entry)>> {
+        let mut notes = Notes::default();
+        let found = self.table.covering(&key.to_table()).into_iter();
+        found.map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
+    }
+
+    /// What each entry has counted since it was made, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::entries`].
+    pub fn counted(&self) -> Result<Vec<(u32, Entry, Counter)>> {
+        self.map_for(self.len())?;
+        let mut notes = Notes::default();
+        let counted = self.table.entries().map(|(id, entry)| {
+            let counter = self.table.counted(id, &entry);
+            Ok((id, notes.entry(&self.table, id, &entry)?, counter))
+        });
+        counted.collect()
     }
 
     /// The loaded interfaces, as the kernel has them.
@@ -125,139 +237,188 @@ impl Filter {
         Err(failed(error, undone))
     }
 
-    /// Clears away the entries whose deadline has passed, so that their slots are free, and returns the others. The
-    /// program does not wait for this: it compares deadlines with its own clock.
+    /// Clears away the entries whose deadline has passed, so that their places are free. The program does not wait
+    /// for this: it compares deadlines with its own clock.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses.
-    pub fn clear_expired(&mut self) -> Result<Entries> {
-        let entries = self.entries()?;
-        let expired = entries.expired(monotonic_now_s());
-        if expired.is_empty() {
-            return Ok(entries);
-        }
-        self.change(&entries, Change::Remove(expired))?;
-        self.entries()
+    /// As [`Filter::change`].
+    pub fn clear_expired(&mut self) -> Result<()> {
+        let ended = self.table.ended(monotonic_now_s());
+        let edits: Vec<_> = ended.iter().map(|(id, _)| Edit::Remove(*id)).collect();
+        self.apply(&edits)
     }
 
-    /// Makes `change` to the entries, which are `current` now, reads it back, and says what it came to. All or
-    /// nothing: where the kernel refuses a step, those before it are undone.
+    /// Makes `change` to the entries, reads it back, and says what it came to. All or nothing.
     ///
     /// # Errors
     ///
-    /// [`plan::Full`] if it does not fit; [`PartlyApplied`] if it failed and could not be undone.
-    pub fn change(&mut self, current: &Entries, change: Change) -> Result<Effect> {
-        let limit = usize::try_from(self.max_entries()).context("more entries than memory")?;
-        let (plan, effect) = plan::plan(current, change, limit)?;
-        match self.apply(&plan).and_then(|()| self.read_back(&plan)) {
-            Ok(()) => Ok(effect),
-            Err(error) => Err(failed(error, self.undo(current, &plan))),
+    /// [`plan::Full`] if it does not fit. If there is no place for a prefix or its reason, nothing is changed.
+    pub fn change(&mut self, change: Change) -> Result<Effect> {
+        let count = match &change {
+            Change::Add(entries) => entries.len(),
+            Change::Remove(keys) => keys.len(),
+        };
+        self.map_for(count)?;
+        let (steps, effect) = plan::plan(&Held::new(&self.table), change)?;
+        let mut held: HashMap<(Owner, ReasonText), u16> = HashMap::new();
+        let changed = self.edits(&steps, &mut held).and_then(|edits| {
+            self.apply(&edits)?;
+            self.read_back(&steps)
+        });
+        for note in held.into_values() {
+            self.table.release_note(note);
         }
+        changed.map(|()| effect)
     }
 
-    fn apply(&mut self, plan: &Plan) -> Result<()> {
-        for id in &plan.mark_removing {
-            self.set_state(*id, entry_state::REMOVING)?;
+    /// The steps as the tables' writer takes them. Holds the notes that they need.
+    fn edits(&mut self, steps: &[Step], held: &mut HashMap<(Owner, ReasonText), u16>) -> Result<Vec<Edit>> {
+        let mut edits = Vec::with_capacity(steps.len());
+        let mut last: Option<(Owner, ReasonText, u16)> = None;
+        for step in steps {
+            let (Step::Insert(entry) | Step::Update(_, entry) | Step::Remove(_, entry)) = step;
+            let mut note = || -> Result<u16> {
+                if let Some((owner, reason, note)) = &last
+                    && (owner, reason) == (&entry.owner, &entry.reason)
+                {
+                    return Ok(*note);
+                }
+                let said = (entry.owner.clone(), entry.reason.clone());
+                let note = match held.get(&said) {
+                    Some(note) => *note,
+                    None => {
+                        let note = self.table.hold_note(said.0.as_str(), said.1.as_str())?;
+                        held.insert(said.clone(), note);
+                        note
+                    }
+                };
+                last = Some((said.0, said.1, note));
+                Ok(note)
+            };
+            edits.push(match step {
+                Step::Insert(entry) => Edit::Insert(prefix::Entry {
+                    key: entry.key.to_table(),
+                    slots: BOTH_SLOTS,
+                    until_s: entry.until.0,
+                    created_s: entry.created_s,
+                    note: note()?,
+                    base: Counter::default(),
+                }),
+                Step::Update(id, entry) => {
+                    Edit::Update { id: *id, slots: BOTH_SLOTS, until_s: entry.until.0, note: note()? }
+                }
+                Step::Remove(id, _) => Edit::Remove(*id),
+            });
         }
-        let written = plan.write.iter().map(|write| write.id).max().unwrap_or_default();
-        if written > self.maps.highest_entry()? {
-            self.maps.set_highest_entry(written)?;
-        }
-        for write in &plan.write {
-            if write.is_new {
-                self.maps.zero_entry_counter(write.id)?;
+        Ok(edits)
+    }
+
+    /// Makes the edits, after waiting for ids that rest.
+    fn apply(&mut self, edits: &[Edit]) -> Result<()> {
+        /// How often the clock is looked at while ids rest, which takes a second or two.
+        const LOOK: Duration = Duration::from_millis(50);
+        loop {
+            match self.table.apply(edits, monotonic_now_s()) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Resting(_)) => thread::sleep(LOOK),
+                Err(refused) => return Err(anyhow!(refused).context("nothing was changed")),
             }
-            self.maps.set_entry(write.id, &write.entry.to_abi(entry_state::ADDING))?;
         }
-        for (key, record) in &plan.set {
-            self.maps.set_record(key, *record)?;
-        }
-        for key in &plan.remove {
-            self.maps.remove_record(key)?;
-        }
-        for id in &plan.activate {
-            self.set_state(*id, entry_state::ACTIVE)?;
-        }
-        for id in &plan.free {
-            self.set_state(*id, entry_state::FREE)?;
-        }
-        if plan.free.is_empty() { Ok(()) } else { self.lower_highest_entry() }
     }
 
-    /// Keeps the next commands from reading what was freed at the end of the map.
-    fn lower_highest_entry(&mut self) -> Result<()> {
-        let highest = self.maps.highest_entry()?;
-        let mut still_used = highest;
-        while still_used > 0 && self.maps.entry(still_used)?.state == entry_state::FREE {
-            still_used -= 1;
-        }
-        if still_used < highest { self.maps.set_highest_entry(still_used) } else { Ok(()) }
-    }
-
-    /// Looks in the kernel for what was just written: a command never reports what it only meant to do.
-    fn read_back(&self, plan: &Plan) -> Result<()> {
-        for (key, record) in &plan.set {
+    /// Looks in the kernel's tables, as the program does, for what was just written: a command never reports what it
+    /// only meant to do.
+    fn read_back(&self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            let (Step::Insert(entry) | Step::Update(_, entry) | Step::Remove(_, entry)) = step;
+            let key = entry.key.to_table();
+            let held = self.table.lookup(&key).and_then(|id| self.table.entry(id));
+            let is_right = match step {
+                Step::Remove(..) => held.is_none(),
+                _ => held.is_some_and(|held| held.until_s == entry.until.0) && self.table.is_published(&key),
+            };
             ensure!(
-                self.maps.longest_match(key)? == Some(*record),
-                "{} {} is not in the kernel's table after it was written",
-                key.action.name(),
-                key.prefix
-            );
-        }
-        let freed: HashSet<u32> = plan.free.iter().copied().collect();
-        for key in &plan.remove {
-            // A trie answers with the next wider prefix where there is none of this length.
-            let found = self.maps.longest_match(key)?.map(|record| record.entry);
-            ensure!(
-                found.is_none_or(|id| !freed.contains(&id)),
-                "{} {} is still in the kernel's table after it was removed",
-                key.action.name(),
-                key.prefix
-            );
-        }
-        for write in &plan.write {
-            let slot = self.maps.entry(write.id)?;
-            ensure!(
-                slot == write.entry.to_abi(entry_state::ACTIVE),
-                "entry {} ({}) reads back differently than it was written",
-                write.id,
-                write.entry.key.prefix
+                is_right,
+                "{} {} reads back differently than it was written",
+                entry.key.action.name(),
+                entry.key.prefix
             );
         }
         Ok(())
     }
 
-    /// Puts the entries back to `before`, after some of the steps of `plan`.
-    fn undo(&mut self, before: &Entries, plan: &Plan) -> Result<()> {
-        for write in plan.write.iter().filter(|write| write.is_new) {
-            if self.maps.entry(write.id)?.state != entry_state::FREE {
-                self.set_state(write.id, entry_state::REMOVING)?;
-            }
-        }
-        for (id, entry) in before.wanted() {
-            let as_before = entry.to_abi(entry_state::ACTIVE);
-            if self.maps.entry(id)? != as_before {
-                self.maps.set_entry(id, &entry.to_abi(entry_state::ADDING))?;
-            }
-        }
-        self.recover()
-    }
-
     /// Finishes a change that was interrupted, and frees the slots of interfaces whose loading was.
     fn recover(&mut self) -> Result<()> {
         interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
-        let entries = self.entries()?;
-        if !entries.is_interrupted() {
-            return Ok(());
+        if self.table.is_dirty() {
+            self.table.cells().map_all()?;
+            self.table.recover(monotonic_now_s());
         }
-        let plan = plan::recover(&entries);
-        self.apply(&plan).context("could not finish an interrupted change")?;
-        self.read_back(&plan)
+        Ok(())
+    }
+}
+
+/// How full a table is for a family.
+fn room(table: &Table<MappedCells>, family: Family) -> Room {
+    Room { used: table.used(family), limit: table.geometry().capacity(family) }
+}
+
+/// Texts of notes that were read.
+#[derive(Default)]
+struct Notes(HashMap<u16, (Owner, ReasonText)>);
+
+impl Notes {
+    /// An entry of the table, with its texts.
+    fn entry(&mut self, table: &Table<MappedCells>, id: u32, entry: &prefix::Entry) -> Result<Entry> {
+        let foreign = || {
+            format!(
+                "entry {id} holds something that filter-ctl never writes; `filter-ctl unload --all` and load again"
+            )
+        };
+        let (owner, reason) = match self.0.get(&entry.note) {
+            Some(said) => said.clone(),
+            None => {
+                let (owner, reason) = table.note(entry.note);
+                let owner = Owner::from_table(&owner).with_context(foreign)?;
+                let reason = ReasonText::parse(&reason).ok().with_context(foreign)?;
+                self.0.insert(entry.note, (owner.clone(), reason.clone()));
+                (owner, reason)
+            }
+        };
+        let key = Key::from_table(&entry.key).with_context(foreign)?;
+        Ok(Entry { key, until: Deadline(entry.until_s), created_s: entry.created_s, owner, reason })
+    }
+}
+
+/// The entries of a table as plans see them.
+struct Held<'t> {
+    table: &'t Table<MappedCells>,
+    notes: std::cell::RefCell<Notes>,
+}
+
+impl<'t> Held<'t> {
+    fn new(table: &'t Table<MappedCells>) -> Self {
+        Self { table, notes: std::cell::RefCell::default() }
+    }
+}
+
+impl Current for Held<'_> {
+    fn find(&self, key: &Key) -> Option<(u32, Entry)> {
+        let id = self.table.lookup(&key.to_table())?;
+        let entry = self.table.entry(id)?;
+        // An entry whose texts nobody wrote is still an entry, to be removed or extended.
+        let said = self.notes.borrow_mut().entry(self.table, id, &entry).unwrap_or_else(|_| Entry {
+            key: *key,
+            until: Deadline(entry.until_s),
+            created_s: entry.created_s,
+            owner: Owner::manual(),
+            reason: ReasonText::default(),
+        });
+        Some((id, said))
     }
 
-    fn set_state(&mut self, id: u32, state: u32) -> Result<()> {
-        let slot = self.maps.entry(id)?;
-        self.maps.set_entry(id, &filter_common::abi::Entry { state, ..slot })
+    fn room(&self, family: Family) -> Room {
+        room(self.table, family)
     }
 }

@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use filter_common::abi::{
-    self, Capacity, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, INTERFACE_SLOT_GLOBAL, MapSpec,
-    PROGRAM, TEST_SLOT,
+    self, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT, global,
 };
+use filter_common::prefix::{Geometry, Seeds, Shape};
 use rustix::io::Errno;
 
 use super::errno_of;
+use super::filter::Filter;
 use super::maps::Maps;
-use super::pins::Pins;
+use super::pins::{Pins, Set};
 use super::refusal::{Attempt, Refusal, missing_capabilities};
 use crate::host::devices::{self, Device, Mode};
 
@@ -117,6 +119,21 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     Ok(Loaded { name: name.to_owned(), program_id, state })
 }
 
+/// The kernel's id of the program behind the link of an interface; nothing once its device is gone, since then no
+/// program can take its place.
+///
+/// # Errors
+///
+/// If the link can't be opened or queried.
+pub fn program_of(pins: &Pins, name: &str) -> Result<Option<u32>> {
+    let path = pins.link(name);
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link = FdLink::from(link);
+    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    Ok((ifindex_of_open_link(info.id())? != 0).then_some(info.program_id()))
+}
+
 /// As [`inspect`], for all interfaces that are loaded.
 ///
 /// # Errors
@@ -143,54 +160,97 @@ fn ifindex_of_open_link(link_id: u32) -> Result<u32> {
 
 /// The program behind the link, if it is the one pinned for this ABI, with the maps that are pinned beside it.
 fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<Option<ProgramInfo>> {
-    let path = pins.program(name);
+    let Some(set) = pins.set()? else { return Ok(None) };
+    let path = set.program(name);
     if !path.exists() {
         return Ok(None);
     }
     let context = || format!("could not query the program {}", path.display());
     let program = ProgramInfo::from_pin(&path).with_context(context)?;
     let used = program.map_ids().with_context(context)?.unwrap_or_default();
-    let is_used =
-        |spec: &MapSpec| MapInfo::from_pin(pins.map(spec)).is_ok_and(|map| used.contains(&map.id()));
+    let is_used = |spec: &MapSpec| MapInfo::from_pin(set.map(spec)).is_ok_and(|map| used.contains(&map.id()));
     let is_ours = program.id() == program_id && abi::PROGRAM_MAPS.iter().all(is_used);
     Ok(is_ours.then_some(program))
 }
 
-/// Makes and pins the maps that are missing, and the program that explains: `anew` where nothing is loaded, since what an
-/// interrupted load left may be without some of its maps; otherwise the one beside the programs that run stays.
+/// Makes and pins the maps of `set` and the program that explains, and those maps that all sets share as far as they
+/// are missing. The tables' words are all zero.
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
-pub fn create_maps(pins: &Pins, max_entries: u32, anew: bool, verbose: bool) -> Result<()> {
-    if !anew && pins.explain().exists() {
-        return Ok(());
-    }
-    let mut object = load(pins, OBJECT, EXPLAIN_PROGRAM, max_entries, TEST_SLOT, verbose)?;
-    remove_pin(&pins.explain())?;
-    xdp(&mut object, EXPLAIN_PROGRAM)?.pin(pins.explain()).context("could not pin the program that explains")
+pub fn create_maps(set: &Set, geometry: Geometry, seeds: Seeds, verbose: bool) -> Result<()> {
+    let program = Program { set, geometry, shape: geometry.shape(seeds), slot: TEST_SLOT, verbose };
+    let mut object = program.load(OBJECT, EXPLAIN_PROGRAM)?;
+    xdp(&mut object, EXPLAIN_PROGRAM)?.pin(set.explain()).context("could not pin the program that explains")
 }
 
-/// Loads the program `name` of an object, which counts in `slot`, with the maps below `pins`; makes those that are
-/// missing.
-fn load(pins: &Pins, object: &[u8], name: &str, max_entries: u32, slot: u32, verbose: bool) -> Result<Ebpf> {
-    let mut loader = EbpfLoader::new();
-    // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing.
-    loader.btf(None).override_global(INTERFACE_SLOT_GLOBAL, &slot, true);
-    if verbose {
-        loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
-    }
-    for spec in &abi::MAPS {
-        loader.map_pin_path(spec.name, pins.map(spec));
-        if spec.capacity == Capacity::Entries {
-            loader.map_max_entries(spec.name, spec.capacity.elements(max_entries));
+/// What a program is loaded with.
+pub(super) struct Program<'s> {
+    /// Its tables.
+    pub set: &'s Set,
+    /// Their sizes.
+    pub geometry: Geometry,
+    /// What it must know of them.
+    pub shape: Shape,
+    /// The interface slot that it counts in.
+    pub slot: u32,
+    /// Whether to keep all of the verifier's log.
+    pub verbose: bool,
+}
+
+impl Program<'_> {
+    /// Loads the program `name` of an object with the maps of its set; makes those that are missing.
+    fn load(&self, object: &[u8], name: &str) -> Result<Ebpf> {
+        let mut loader = EbpfLoader::new();
+        let Shape { seeds: Seeds(seeds), buckets, bloom_words } = self.shape;
+        let ids = self.geometry.ids();
+        // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing,
+        // so its object lacks what only counting needs.
+        loader
+            .btf(None)
+            .override_global(global::SEEDS, &seeds, true)
+            .override_global(global::BUCKETS, &buckets, true)
+            .override_global(global::BLOOM_WORDS, &bloom_words, true)
+            .override_global(global::INTERFACE_SLOT, &self.slot, true)
+            .override_global(global::IDS, &ids, true);
+        if self.verbose {
+            loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
         }
+        for spec in &abi::MAPS {
+            loader.map_pin_path(spec.name, self.set.map(spec));
+            loader.map_max_entries(spec.name, spec.capacity.elements(self.geometry));
+        }
+        let loaded = loader.load(object);
+        let mut object =
+            loaded.map_err(|error| explained(anyhow!(error).context("could not create the maps")))?;
+        xdp(&mut object, name)?.load().map_err(|error| explained(verifier_error(error, self.verbose)))?;
+        Ok(object)
     }
-    let loaded = loader.load(object);
-    let mut object =
-        loaded.map_err(|error| explained(anyhow!(error).context("could not create the maps")))?;
-    xdp(&mut object, name)?.load().map_err(|error| explained(verifier_error(error, verbose)))?;
-    Ok(object)
+
+    /// Puts the program `name` behind the link of an interface, in place of the one that is there, in one step, and pins
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; then the other one runs on.
+    pub fn replace(&self, pins: &Pins, interface: &str, name: &str) -> Result<()> {
+        let mut object = self.load(if name == FRAGS_PROGRAM { FRAGS_OBJECT } else { OBJECT }, name)?;
+        let path = pins.link(interface);
+        let link = PinnedLink::from_pin(&path)
+            .with_context(|| format!("could not open the link {}", path.display()))?;
+        let link = XdpLink::try_from(FdLink::from(link)).context("it is no XDP link")?;
+        let program = xdp(&mut object, name)?;
+        // The pin comes first: a program that runs and is not pinned would not be taken for ours.
+        remove_pin(&self.set.program(interface))?;
+        program
+            .pin(self.set.program(interface))
+            .with_context(|| format!("could not pin the program of {interface}"))?;
+        program
+            .attach_to_link(link)
+            .map(drop)
+            .with_context(|| format!("{interface}: the kernel did not put the new program in place"))
+    }
 }
 
 fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp> {
@@ -222,16 +282,12 @@ fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
 /// # Errors
 ///
 /// A [`Refusal`] where the kernel or the driver said no; then everything is as it was.
-pub fn attach(
-    pins: &Pins,
-    maps: &mut Maps,
-    device: &Device,
-    mode: Mode,
-    now_s: u32,
-    verbose: bool,
-) -> Result<()> {
-    let (slot, before) = find_slot(maps, &device.name)?;
-    let load = |object, name| load(pins, object, name, maps.max_entries(), slot, verbose);
+pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verbose: bool) -> Result<()> {
+    let (slot, before) = find_slot(&mut filter.maps, &device.name)?;
+    let Filter { set, table, maps, .. } = filter;
+    let pins = &set.pins().clone();
+    let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
+    let load = |object, name| program.load(object, name);
     let mut name = PROGRAM;
     let mut object = load(OBJECT, name)?;
     let link = match attach_link(xdp(&mut object, name)?, device, mode) {
@@ -255,11 +311,11 @@ pub fn attach(
     // Attached while this process lives; from the moment its link is pinned, for good. The slot is taken before.
     let taken = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };
     maps.set_interface(slot, &taken)?;
-    let pinned = pin(pins, program, link, &device.name);
+    let pinned = pin(set, program, link, &device.name);
     let verified = pinned.and_then(|()| verify(pins, device, mode, program_id));
     if let Err(error) = verified {
         let undone = unpin_link(&pins.link(&device.name))
-            .and_then(|()| remove_pin(&pins.program(&device.name)))
+            .and_then(|()| remove_pin(&set.program(&device.name)))
             .and_then(|()| maps.set_interface(slot, &before));
         return Err(match undone {
             Ok(()) => error,
@@ -293,9 +349,10 @@ fn attach_link(program: &mut Xdp, device: &Device, mode: Mode) -> Result<FdLink>
     })
 }
 
-fn pin(pins: &Pins, program: &mut Xdp, link: FdLink, name: &str) -> Result<()> {
-    remove_pin(&pins.program(name))?;
-    program.pin(pins.program(name)).with_context(|| format!("could not pin the program of {name}"))?;
+fn pin(set: &Set, program: &mut Xdp, link: FdLink, name: &str) -> Result<()> {
+    let pins = set.pins();
+    remove_pin(&set.program(name))?;
+    program.pin(set.program(name)).with_context(|| format!("could not pin the program of {name}"))?;
     remove_pin(&pins.link(name))?;
     link.pin(pins.link(name)).with_context(|| format!("could not pin the link of {name}"))?;
     Ok(())
@@ -346,7 +403,9 @@ pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
         );
         thread::sleep(Duration::from_millis(10));
     }
-    remove_pin(&pins.program(name))?;
+    if let Some(set) = pins.set()? {
+        remove_pin(&set.program(name))?;
+    }
     maps.map_or(Ok(()), |maps| release_slot(maps, name))
 }
 

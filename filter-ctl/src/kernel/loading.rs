@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use filter_common::abi::{DEFAULT_MAX_ENTRIES, LOOPBACK_IFINDEX, entry_state};
+use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
+use filter_common::prefix::{Family, Geometry};
 
 use super::filter::{Filter, PartlyApplied};
 use super::interface::{self, Loaded, State};
 use super::maps::{self, Maps};
-use super::pins::{Lock, NotLoaded, Pins};
+use super::pins::{self, Lock, NotLoaded, Pins};
+use super::resize;
 use crate::host::devices::{self, Device, Mode};
 use crate::host::monotonic_now_s;
 
@@ -27,8 +29,10 @@ pub struct LoadOutcome {
 pub struct LoadOptions {
     /// Where the filter runs.
     pub mode: Mode,
-    /// The most entries, if not those of the filter that is there, or the default.
-    pub max_entries: Option<u32>,
+    /// The most IPv4 entries, if not those of the filter that is there, or the default.
+    pub max_v4: Option<u32>,
+    /// The most IPv6 entries, likewise.
+    pub max_v6: Option<u32>,
     /// How long to wait for the lock.
     pub lock_wait: Duration,
     /// Whether to keep all of the verifier's log.
@@ -42,7 +46,11 @@ pub struct LoadOptions {
 ///
 /// A [`Refusal`](super::refusal::Refusal) or what else went wrong, naming the interface; [`PartlyApplied`] if it
 /// could not be undone.
-pub fn load(pins: &Pins, interfaces: &[String], options: LoadOptions) -> Result<Vec<LoadOutcome>> {
+pub fn load(
+    pins: &Pins,
+    interfaces: &[String],
+    options: LoadOptions,
+) -> Result<(Vec<LoadOutcome>, Geometry)> {
     let targets = targets(interfaces)?;
     // Held until all is done or undone.
     let lock = Arc::new(Lock::create(pins, options.lock_wait)?);
@@ -58,35 +66,50 @@ fn load_locked(
     targets: &[Device],
     options: LoadOptions,
     loaded: &mut Vec<String>,
-) -> Result<Vec<LoadOutcome>> {
+) -> Result<(Vec<LoadOutcome>, Geometry)> {
     let present = interface::inspect_all(pins)?;
-    // Without a link, an interrupted load may have left some of the maps. With one, all must be there: a new map
-    // would be one that the running program does not use.
-    let existing = maps::existing_max_entries(pins, present.is_empty())?;
-    let max_entries = match (existing, options.max_entries) {
-        (Some(existing), Some(asked)) if existing != asked => {
-            bail!(
-                "the filter is loaded for at most {existing} entries, not {asked}; unload it to change that"
-            )
-        }
-        (existing, asked) => existing.or(asked).unwrap_or(DEFAULT_MAX_ENTRIES),
-    };
     let to_load: Vec<&Device> = targets
         .iter()
         .filter_map(|device| unless_loaded(device, &present, options.mode))
         .collect::<Result<_>>()?;
-
-    interface::create_maps(pins, max_entries, present.is_empty(), options.verbose)?;
-    let mut filter = Filter::open_locked(pins.clone(), Arc::clone(lock))?;
+    let mut filter = open_or_create(pins, lock, options)?;
     for device in &to_load {
-        interface::attach(pins, &mut filter.maps, device, options.mode, monotonic_now_s(), options.verbose)?;
+        interface::attach(&mut filter, device, options.mode, monotonic_now_s(), options.verbose)?;
         loaded.push(device.name.clone());
     }
     let outcome = |device: &Device| LoadOutcome {
         interface: device.name.clone(),
         already_loaded: !loaded.contains(&device.name),
     };
-    Ok(targets.iter().map(outcome).collect())
+    Ok((targets.iter().map(outcome).collect(), filter.geometry()))
+}
+
+/// The filter that is there, or a new one without entries.
+fn open_or_create(pins: &Pins, lock: &Arc<Lock>, options: LoadOptions) -> Result<Filter> {
+    maps::check_shared(pins)?;
+    let (sets, incomplete) = pins.sets()?;
+    for directory in &incomplete {
+        pins::remove_incomplete(directory)?;
+    }
+    if sets.is_empty() {
+        let geometry = resize::geometry(
+            options.max_v4.unwrap_or(DEFAULT_MAX_V4),
+            options.max_v6.unwrap_or(DEFAULT_MAX_V6),
+        )?;
+        resize::create_set(pins, geometry, options.verbose, |_| Ok(()))?;
+    }
+    let filter = Filter::open_locked(pins.clone(), Arc::clone(lock))?;
+    let there = filter.geometry();
+    for (asked, limit, option) in
+        [(options.max_v4, there.capacity_v4, "--max-ipv4"), (options.max_v6, there.capacity_v6, "--max-ipv6")]
+    {
+        if let Some(asked) = asked.filter(|asked| *asked != limit) {
+            bail!(
+                "the filter is loaded with {option} {limit}, not {asked}; change that with `filter-ctl resize {option} {asked}`"
+            );
+        }
+    }
+    Ok(filter)
 }
 
 /// The device, if it is to be loaded; nothing if it is already filtered as asked for; an error if its name or the
@@ -139,7 +162,7 @@ fn undo_load(pins: &Pins, loaded: &[String], was_loaded: bool, error: anyhow::Er
     drop(maps);
     let undone = detached.and_then(|()| {
         // Entries that an interrupted load or a vanished interface left are kept.
-        let holds_entries = Maps::open(pins).is_ok_and(|maps| count_entries(&maps) > 0);
+        let holds_entries = count_entries(pins) > 0;
         if was_loaded || holds_entries { Ok(()) } else { pins.remove() }
     });
     match undone {
@@ -198,7 +221,7 @@ pub fn unload(pins: &Pins, interfaces: Option<&[String]>, lock_wait: Duration) -
     };
     // Even where the maps are damaged, detaching must work.
     let mut maps = Maps::open(pins).ok();
-    let entries = maps.as_ref().map_or(0, count_entries);
+    let entries = count_entries(pins);
     let mut failures = Vec::new();
     let mut unloaded = Vec::new();
     for name in names {
@@ -262,7 +285,8 @@ fn pinned_names(pins: &Pins, names: &[String]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn count_entries(maps: &Maps) -> usize {
-    let highest = maps.highest_entry().unwrap_or_default();
-    (1..=highest).filter(|id| maps.entry(*id).is_ok_and(|entry| entry.state != entry_state::FREE)).count()
+/// Entries in the tables; none where they can't be opened.
+fn count_entries(pins: &Pins) -> usize {
+    let table = pins.set().ok().flatten().and_then(|set| maps::open_table(&set).ok());
+    table.map_or(0, |table| (table.used(Family::V4) + table.used(Family::V6)) as usize)
 }

@@ -1,18 +1,20 @@
 //! Opens the pinned maps, after comparing each with what this build expects: aya trusts the object's own
 //! definitions, and a map of another size would make the kernel write past the end of a buffer.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
-    self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, Entry, HEADER, Header, INTERFACE_SLOTS, INTERFACES,
-    Interface, MapSpec, Record, SLOT_COUNTERS, TOLERATED, counter_index,
+    self, COUNTERS, Capacity, Counter, HEADER, INTERFACE_SLOTS, INTERFACES, Interface, MapSpec,
+    SLOT_COUNTERS, SWITCH, TOLERATED, counter_index,
 };
+use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
 
-use super::pins::{NotLoaded, Pins};
-use crate::policy::{self, Action, Network};
+use super::mapped::MappedCells;
+use super::pins::{NotLoaded, Pins, Set};
 
 /// What two maps must have in common to be the same map to this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +27,11 @@ struct Shape {
 }
 
 impl Shape {
-    fn of_pin(pins: &Pins, spec: &MapSpec) -> Result<Self, aya::maps::MapError> {
-        let info = MapInfo::from_pin(pins.map(spec))?;
+    fn of_pin(path: &Path) -> Result<Self> {
+        let info =
+            MapInfo::from_pin(path).with_context(|| format!("could not open the map {}", path.display()))?;
         Ok(Self {
-            kind: info.map_type()? as u32,
+            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
             key_size: info.key_size(),
             value_size: info.value_size(),
             elements: info.max_entries(),
@@ -36,103 +39,130 @@ impl Shape {
         })
     }
 
-    fn wanted(spec: &MapSpec, max_entries: u32) -> Self {
+    fn wanted(spec: &MapSpec, geometry: Geometry) -> Self {
         Self {
             kind: spec.kind as u32,
             key_size: spec.key_size,
             value_size: spec.value_size,
-            elements: spec.capacity.elements(max_entries),
+            elements: spec.capacity.elements(geometry),
             flags: spec.flags,
         }
     }
 }
 
-/// The number of entries for which the maps below `pins` were made, or `None` if there are no maps. With
-/// `partly` maps may be missing, as a load that was interrupted leaves them.
+/// A geometry for maps whose size does not depend on it.
+const ANY: Geometry = Geometry { capacity_v4: 0, capacity_v6: 0, cpus: 0 };
+
+fn check(path: &Path, spec: &MapSpec, geometry: Geometry) -> Result<()> {
+    let (shape, wanted) = (Shape::of_pin(path)?, Shape::wanted(spec, geometry));
+    ensure!(
+        shape == wanted,
+        "{} is not a map of this program: it is {shape:?}, and {wanted:?} is expected. It is left alone; find out who \
+         made it, then remove it or use another --pin-root",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Compares the maps that all sets share, as far as they are there, with what this build expects.
 ///
 /// # Errors
 ///
-/// If a map is missing (unless `partly`), can't be opened, or does not have the expected shape.
-pub fn existing_max_entries(pins: &Pins, partly: bool) -> Result<Option<u32>> {
-    let (present, missing): (Vec<&MapSpec>, Vec<&MapSpec>) =
-        abi::MAPS.iter().partition(|spec: &&MapSpec| pins.map(spec).exists());
-    if let (Some(spec), false, false) = (missing.first(), present.is_empty(), partly) {
-        bail!(
-            "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
-            pins.map(spec).display()
-        );
-    }
-    let mut max_entries = None;
-    for spec in present {
-        let path = pins.map(spec);
-        let shape = Shape::of_pin(pins, spec)
-            .with_context(|| format!("could not open the map {}", path.display()))?;
-        if spec.capacity == abi::Capacity::Entries && max_entries.is_none() {
-            max_entries = Some(shape.elements.saturating_sub(1));
-        }
-        let wanted = Shape::wanted(spec, max_entries.unwrap_or_default());
+/// If one is not as expected.
+pub fn check_shared(pins: &Pins) -> Result<()> {
+    let shared = abi::MAPS.iter().filter(|spec| matches!(spec.capacity, Capacity::Fixed(_)));
+    shared
+        .map(|spec| (pins.map(spec), spec))
+        .filter(|(path, _)| path.exists())
+        .try_for_each(|(path, spec)| check(&path, spec, ANY))
+}
+
+/// Opens the tables of a set, after comparing its maps with what this build expects.
+///
+/// # Errors
+///
+/// If a map is missing, or not as expected.
+pub fn open_table(set: &Set) -> Result<Table<MappedCells>> {
+    for spec in &abi::MAPS {
+        let path = set.map(spec);
         ensure!(
-            shape == wanted,
-            "{} is not a map of this program: it is {shape:?}, and {wanted:?} is expected. It is left alone; find out who \
-             made it, then remove it or use another --pin-root",
+            path.exists(),
+            "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
             path.display()
         );
     }
-    Ok(max_entries)
+    check(&set.map(&HEADER), &HEADER, ANY)?;
+    let (geometry, seeds) = read_header(set)?;
+    for spec in &abi::MAPS {
+        check(&set.map(spec), spec, geometry)?;
+    }
+    Ok(Table::open(MappedCells::open(set, geometry)?, geometry, seeds))
 }
 
-/// The pinned maps, opened.
+/// Sizes and seeds from the header of a set.
+fn read_header(set: &Set) -> Result<(Geometry, Seeds)> {
+    let words: Array<MapData, [u64; header::WORDS as usize]> = open(&set.map(&HEADER))?;
+    let words = words.get(&0, 0).context("could not read the map `header`")?;
+    let number = |position: usize| u32::try_from(words[position]).ok();
+    let geometry = (|| {
+        Some(Geometry {
+            capacity_v4: number(header::CAPACITY_V4)?,
+            capacity_v6: number(header::CAPACITY_V6)?,
+            cpus: number(header::CPUS)?,
+        })
+    })();
+    let geometry = geometry.filter(|geometry| geometry.is_possible()).with_context(|| {
+        format!(
+            "{} does not hold what filter-ctl writes there; `filter-ctl unload --all` and load again",
+            set.map(&HEADER).display()
+        )
+    })?;
+    Ok((geometry, Seeds(std::array::from_fn(|position| words[header::SEEDS + position]))))
+}
+
+/// The pinned maps that all sets share, opened.
 pub struct Maps {
-    max_entries: u32,
-    allow_v4: LpmTrie<MapData, [u8; 4], Record>,
-    allow_v6: LpmTrie<MapData, [u8; 16], Record>,
-    block_v4: LpmTrie<MapData, [u8; 4], Record>,
-    block_v6: LpmTrie<MapData, [u8; 16], Record>,
+    switch: Array<MapData, u64>,
     tolerated: Array<MapData, u32>,
-    header: Array<MapData, Header>,
-    entries: Array<MapData, Entry>,
-    entry_counters: PerCpuArray<MapData, Counter>,
     counters: PerCpuArray<MapData, Counter>,
     interfaces: Array<MapData, Interface>,
 }
 
 impl Maps {
-    /// Opens all maps below `pins`.
+    /// Opens all shared maps below `pins`.
     ///
     /// # Errors
     ///
     /// [`NotLoaded`] if there are none; otherwise if one is missing or not what is expected.
     pub fn open(pins: &Pins) -> Result<Self> {
-        if pins.loaded_interfaces()?.is_empty() && abi::MAPS.iter().any(|spec| !pins.map(spec).exists()) {
-            let interrupted = "a load was interrupted; `filter-ctl load IFACE` takes it up again";
-            return Err(NotLoaded(interrupted.into()).into());
+        let shared = || abi::MAPS.iter().filter(|spec| matches!(spec.capacity, Capacity::Fixed(_)));
+        let missing = shared().find(|spec| !pins.map(spec).exists());
+        if let Some(spec) = missing {
+            if !shared().any(|spec| pins.map(spec).exists()) && pins.set()?.is_none() {
+                return Err(NotLoaded(format!(
+                    "{} holds no maps of ABI {}; start with `filter-ctl load IFACE`",
+                    pins.root().display(),
+                    abi::ABI_VERSION
+                ))
+                .into());
+            }
+            bail!(
+                "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
+                pins.map(spec).display()
+            );
         }
-        let Some(max_entries) = existing_max_entries(pins, false)? else {
-            return Err(NotLoaded(format!(
-                "{} holds no maps of ABI {}; start with `filter-ctl load IFACE`",
-                pins.root().display(),
-                abi::ABI_VERSION
-            ))
-            .into());
-        };
+        check_shared(pins)?;
         Ok(Self {
-            max_entries,
-            allow_v4: open(pins, &abi::ALLOW_V4)?,
-            allow_v6: open(pins, &abi::ALLOW_V6)?,
-            block_v4: open(pins, &abi::BLOCK_V4)?,
-            block_v6: open(pins, &abi::BLOCK_V6)?,
-            tolerated: open(pins, &TOLERATED)?,
-            header: open(pins, &HEADER)?,
-            entries: open(pins, &ENTRIES)?,
-            entry_counters: open(pins, &ENTRY_COUNTERS)?,
-            counters: open(pins, &COUNTERS)?,
-            interfaces: open(pins, &INTERFACES)?,
+            switch: open(&pins.map(&SWITCH))?,
+            tolerated: open(&pins.map(&TOLERATED))?,
+            counters: open(&pins.map(&COUNTERS))?,
+            interfaces: open(&pins.map(&INTERFACES))?,
         })
     }
 
-    /// The most entries that fit.
-    pub fn max_entries(&self) -> u32 {
-        self.max_entries
+    /// Which policy is in force.
+    pub fn switch(&self) -> Result<Switch> {
+        self.switch.get(&0, 0).map(Switch).context("could not read the map `switch`")
     }
 
     /// Whether frames with this fault pass all the same.
@@ -146,39 +176,6 @@ impl Maps {
         self.tolerated
             .set(fault.index(), u32::from(tolerated), 0)
             .with_context(|| format!("could not set whether `{}` is tolerated", fault.name()))
-    }
-
-    /// An id above which none is in use.
-    pub fn highest_entry(&self) -> Result<u32> {
-        let header = self.header.get(&0, 0).context("could not read the map `header`")?;
-        Ok(header.highest_entry.min(self.max_entries))
-    }
-
-    /// Notes that no id above `id` is in use.
-    pub fn set_highest_entry(&mut self, id: u32) -> Result<()> {
-        self.header.set(0, Header { highest_entry: id }, 0).context("could not write the map `header`")
-    }
-
-    /// Reads the slot of an entry.
-    pub fn entry(&self, id: u32) -> Result<Entry> {
-        self.entries.get(&id, 0).with_context(|| format!("could not read entry {id}"))
-    }
-
-    /// Writes the slot of an entry: one system call, so that it happens wholly or not at all.
-    pub fn set_entry(&mut self, id: u32, entry: &Entry) -> Result<()> {
-        self.entries.set(id, entry, 0).with_context(|| format!("could not write entry {id}"))
-    }
-
-    /// What an entry has counted, over all CPUs.
-    pub fn entry_counter(&self, id: u32) -> Result<Counter> {
-        read_counter(&self.entry_counters, id)
-            .with_context(|| format!("could not read the counters of entry {id}"))
-    }
-
-    /// Zeroes what an entry has counted.
-    pub fn zero_entry_counter(&mut self, id: u32) -> Result<()> {
-        zero_counter(&mut self.entry_counters, id)
-            .with_context(|| format!("could not zero the counters of entry {id}"))
     }
 
     /// What an interface slot has counted for a reason and verdict, over all CPUs.
@@ -211,67 +208,14 @@ impl Maps {
             .set(slot, interface, 0)
             .with_context(|| format!("could not write interface slot {slot}"))
     }
-
-    /// The record of this prefix or, if it has none, of the longest that covers it.
-    pub fn longest_match(&self, key: &policy::Key) -> Result<Option<Record>> {
-        let found = match (key.action, Network::from(key.prefix)) {
-            (Action::Allow, Network::V4(address, length)) => self.allow_v4.get(&Key::new(length, address), 0),
-            (Action::Allow, Network::V6(address, length)) => self.allow_v6.get(&Key::new(length, address), 0),
-            (Action::Block, Network::V4(address, length)) => self.block_v4.get(&Key::new(length, address), 0),
-            (Action::Block, Network::V6(address, length)) => self.block_v6.get(&Key::new(length, address), 0),
-        };
-        match found {
-            Ok(record) => Ok(Some(record)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("could not look up {} {}", key.action.name(), key.prefix))
-            }
-        }
-    }
-
-    /// Sets the record of a prefix.
-    pub fn set_record(&mut self, key: &policy::Key, record: Record) -> Result<()> {
-        match (key.action, Network::from(key.prefix)) {
-            (Action::Allow, Network::V4(address, length)) => {
-                self.allow_v4.insert(&Key::new(length, address), record, 0)
-            }
-            (Action::Allow, Network::V6(address, length)) => {
-                self.allow_v6.insert(&Key::new(length, address), record, 0)
-            }
-            (Action::Block, Network::V4(address, length)) => {
-                self.block_v4.insert(&Key::new(length, address), record, 0)
-            }
-            (Action::Block, Network::V6(address, length)) => {
-                self.block_v6.insert(&Key::new(length, address), record, 0)
-            }
-        }
-        .with_context(|| format!("the kernel refused {} {}", key.action.name(), key.prefix))
-    }
-
-    /// Removes the record of a prefix; does nothing where there is none.
-    pub fn remove_record(&mut self, key: &policy::Key) -> Result<()> {
-        let removed = match (key.action, Network::from(key.prefix)) {
-            (Action::Allow, Network::V4(address, length)) => self.allow_v4.remove(&Key::new(length, address)),
-            (Action::Allow, Network::V6(address, length)) => self.allow_v6.remove(&Key::new(length, address)),
-            (Action::Block, Network::V4(address, length)) => self.block_v4.remove(&Key::new(length, address)),
-            (Action::Block, Network::V6(address, length)) => self.block_v6.remove(&Key::new(length, address)),
-        };
-        match removed {
-            Err(error) if super::errno_of(&error) != Some(rustix::io::Errno::NOENT.raw_os_error()) => {
-                Err(error).with_context(|| format!("could not remove {} {}", key.action.name(), key.prefix))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Opens one map as the typed wrapper that the caller wants.
-fn open<M>(pins: &Pins, spec: &MapSpec) -> Result<M>
+fn open<M>(path: &Path) -> Result<M>
 where
     M: TryFrom<Map, Error = MapError>,
 {
-    let path = pins.map(spec);
-    let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
+    let map = MapData::from_pin(path).and_then(Map::from_map_data).and_then(M::try_from);
     map.with_context(|| format!("could not open the map {}", path.display()))
 }
 

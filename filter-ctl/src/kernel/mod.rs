@@ -4,9 +4,11 @@ pub mod explain;
 pub mod filter;
 pub mod interface;
 pub mod loading;
+mod mapped;
 pub mod maps;
 pub mod pins;
 pub mod refusal;
+pub mod resize;
 
 use std::error::Error;
 

@@ -3,14 +3,18 @@
 //! ```text
 //! /sys/fs/bpf/filter-ctl/          the pin root; commands lock this directory
 //!     links/eth0                   the link: while it exists, eth0 is filtered
-//!     abi-2/                       everything whose layout depends on ABI_VERSION
-//!         entries, counters, ...   the maps
-//!         explain                  the program that decides without effect
-//!         programs/eth0            the program on eth0
+//!     abi-3/                       everything whose layout depends on ABI_VERSION
+//!         counters, switch, ...    the maps that stay when the tables grow
+//!         tables-1/                a set of tables: one, but for moments
+//!             header, entries, ... its maps
+//!             explain              the program that decides without effect
+//!             programs/eth0        the program on eth0
+//!         new-2/                   a set that is being made; nobody uses it yet
 //! ```
 //!
 //! Link pins lie outside the directory of the ABI, so that a build with another ABI finds them and can replace
-//! the programs behind them.
+//! the programs behind them. A set is complete from the moment it has its name; of two sets the one with the higher
+//! number is the one to use.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use filter_common::abi::{ABI_VERSION, EXPLAIN_PROGRAM, MapSpec};
+use filter_common::abi::{ABI_VERSION, Capacity, EXPLAIN_PROGRAM, MapSpec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -32,7 +36,13 @@ pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/filter-ctl";
 /// Start of the name of each ABI's directory.
 const ABI_DIRECTORY: &str = "abi-";
 
-/// Name of the directory of programs, below that of an ABI.
+/// Start of the name of each set of tables.
+const SET_DIRECTORY: &str = "tables-";
+
+/// Start of the name of a set that is being made.
+const NEW_DIRECTORY: &str = "new-";
+
+/// Name of the directory of programs, below that of a set.
 const PROGRAMS_DIRECTORY: &str = "programs";
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
@@ -78,24 +88,58 @@ impl Pins {
         self.root.join(format!("{ABI_DIRECTORY}{ABI_VERSION}"))
     }
 
-    /// The pin of a map.
+    /// The pin of a map that no set has to itself.
     pub fn map(&self, spec: &MapSpec) -> PathBuf {
         self.abi().join(spec.name)
     }
 
-    /// The program that explains.
-    pub fn explain(&self) -> PathBuf {
-        self.abi().join(EXPLAIN_PROGRAM)
+    /// The complete sets of tables, by their numbers; and the directories of those that are not complete.
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be read; if there is none, there are no sets.
+    pub fn sets(&self) -> Result<(Vec<Set>, Vec<PathBuf>)> {
+        let (mut sets, mut incomplete) = (Vec::new(), Vec::new());
+        let context = || format!("could not list {}", self.abi().display());
+        let entries = match fs::read_dir(self.abi()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((sets, incomplete)),
+            Err(error) => return Err(error).with_context(context),
+        };
+        for entry in entries {
+            let path = entry.with_context(context)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(number) = name.strip_prefix(SET_DIRECTORY).and_then(|number| number.parse().ok()) {
+                sets.push(Set { pins: self.clone(), number, directory: path });
+            } else if name.starts_with(NEW_DIRECTORY) {
+                incomplete.push(path);
+            }
+        }
+        sets.sort_by_key(|set| set.number);
+        Ok((sets, incomplete))
     }
 
-    /// The directory of programs.
-    pub fn programs(&self) -> PathBuf {
-        self.abi().join(PROGRAMS_DIRECTORY)
+    /// The set of tables to use, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pins::sets`].
+    pub fn set(&self) -> Result<Option<Set>> {
+        Ok(self.sets()?.0.pop())
     }
 
-    /// The program of an interface.
-    pub fn program(&self, interface: &str) -> PathBuf {
-        self.programs().join(pin_name(interface))
+    /// A set to be made, in a directory of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the directories can't be made.
+    pub fn new_set(&self) -> Result<Set> {
+        let number = self.set()?.map_or(1, |set| set.number + 1);
+        let directory = self.abi().join(format!("{NEW_DIRECTORY}{number}"));
+        let set = Set { pins: self.clone(), number, directory };
+        create_directory(&set.directory)?;
+        create_directory(&set.programs())?;
+        Ok(set)
     }
 
     /// Names of the interfaces that have a link pin, sorted.
@@ -129,9 +173,7 @@ impl Pins {
 
     /// Makes the directories below the pin root. Needs the lock, since `unload` removes them.
     fn create_directories(&self) -> Result<()> {
-        [self.links(), self.abi(), self.programs()]
-            .iter()
-            .try_for_each(|directory| create_directory(directory))
+        [self.links(), self.abi()].iter().try_for_each(|directory| create_directory(directory))
     }
 
     /// Removes whatever is pinned below the root, links first, other ABIs' included, and then the root. Needs the
@@ -146,8 +188,7 @@ impl Pins {
         for entry in fs::read_dir(&self.root).with_context(context)? {
             let path = entry.with_context(context)?.path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ABI_DIRECTORY)) {
-                remove_directory(&path.join(PROGRAMS_DIRECTORY))?;
-                remove_directory(&path)?;
+                remove_tree(&path, DEPTH)?;
             }
         }
         fs::remove_dir(&self.root).with_context(|| format!("could not remove {}", self.root.display()))
@@ -200,8 +241,16 @@ fn create_directory(directory: &Path) -> Result<()> {
     }
 }
 
+/// Directories below that of an ABI: sets, and their programs.
+const DEPTH: u32 = 2;
+
 /// Removes a directory that holds no directories; does nothing where there is none.
 fn remove_directory(directory: &Path) -> Result<()> {
+    remove_tree(directory, 0)
+}
+
+/// Removes a directory with what it holds, at most `depth` directories deep; does nothing where there is none.
+fn remove_tree(directory: &Path, depth: u32) -> Result<()> {
     let context = || format!("could not remove {}", directory.display());
     let files = match fs::read_dir(directory) {
         Ok(files) => files,
@@ -209,10 +258,83 @@ fn remove_directory(directory: &Path) -> Result<()> {
         Err(error) => return Err(error).with_context(context),
     };
     for file in files {
-        let path = file.with_context(context)?.path();
-        fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        let file = file.with_context(context)?;
+        let path = file.path();
+        if depth > 0 && file.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&path, depth - 1)?;
+        } else {
+            fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        }
     }
     fs::remove_dir(directory).with_context(context)
+}
+
+/// A set of tables: the maps that are made anew together when they grow, and the programs that use them.
+#[derive(Clone, Debug)]
+pub struct Set {
+    pins: Pins,
+    number: u64,
+    directory: PathBuf,
+}
+
+impl Set {
+    /// The pins that it is part of.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The pin of a map: of this set, or one that all share.
+    pub fn map(&self, spec: &MapSpec) -> PathBuf {
+        match spec.capacity {
+            Capacity::Table(_) => self.directory.join(spec.name),
+            Capacity::Fixed(_) => self.pins.map(spec),
+        }
+    }
+
+    /// The program that explains.
+    pub fn explain(&self) -> PathBuf {
+        self.directory.join(EXPLAIN_PROGRAM)
+    }
+
+    /// The directory of programs.
+    fn programs(&self) -> PathBuf {
+        self.directory.join(PROGRAMS_DIRECTORY)
+    }
+
+    /// The program of an interface.
+    pub fn program(&self, interface: &str) -> PathBuf {
+        self.programs().join(pin_name(interface))
+    }
+
+    /// Gives the set the name under which it is used: one step, and it is complete.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be renamed.
+    pub fn complete(self) -> Result<Self> {
+        let directory = self.pins.abi().join(format!("{SET_DIRECTORY}{}", self.number));
+        fs::rename(&self.directory, &directory)
+            .with_context(|| format!("could not rename {}", self.directory.display()))?;
+        Ok(Self { directory, ..self })
+    }
+
+    /// Removes its pins. What the kernel still uses lives on until it no longer does.
+    ///
+    /// # Errors
+    ///
+    /// If something can't be removed.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.directory, 1)
+    }
+}
+
+/// Removes a set that was never completed.
+///
+/// # Errors
+///
+/// If something can't be removed.
+pub fn remove_incomplete(directory: &Path) -> Result<()> {
+    remove_tree(directory, 1)
 }
 
 /// The lock that makes commands take turns: `flock` on the pin root, which ends with the process.

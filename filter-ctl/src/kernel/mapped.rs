@@ -1,0 +1,151 @@
+//! The tables' arrays, mapped into this process' memory.
+//!
+//! A command that changes one entry touches some dozen places in arrays of hundreds of megabytes, and the kernel sets
+//! up every page of a mapping at once: so pieces are mapped when they are first touched, and whole arrays only for
+//! work that goes over all of them.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use filter_common::abi::{Capacity, MAPS};
+use filter_common::prefix::{Cells, Geometry, Region};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::pins::Set;
+
+/// Bytes of a piece: a few pages' cost a call, and a multiple of every page size in use (64 KiB on some arm64).
+const PIECE: usize = 1 << 16;
+
+/// Words in a piece.
+const PIECE_WORDS: usize = PIECE / size_of::<AtomicU64>();
+
+/// The arrays of a set of tables.
+pub struct MappedCells {
+    regions: Vec<Mapped>,
+}
+
+/// One array.
+struct Mapped {
+    map: MapData,
+    name: &'static str,
+    /// Length in bytes, whole pages.
+    length: usize,
+    /// Where each piece is mapped.
+    pieces: Box<[Cell<Option<NonNull<AtomicU64>>>]>,
+    /// What to unmap.
+    mappings: RefCell<Vec<(NonNull<AtomicU64>, usize)>>,
+}
+
+impl MappedCells {
+    /// Opens the arrays of `set`, whose maps were compared with `geometry`.
+    ///
+    /// # Errors
+    ///
+    /// If a map can't be opened.
+    pub fn open(set: &Set, geometry: Geometry) -> Result<Self> {
+        let regions = Region::ALL.into_iter().map(|region| {
+            let spec = MAPS.iter().find(|spec| spec.capacity == Capacity::Table(region));
+            let spec = spec.expect("every region is a map");
+            Mapped::open(spec.name, &set.map(spec), geometry.region_bytes(region))
+        });
+        Ok(Self { regions: regions.collect::<Result<_>>()? })
+    }
+
+    /// Maps all arrays whole, for work that goes over all of them.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room in the address space.
+    pub fn map_all(&self) -> Result<()> {
+        self.regions.iter().try_for_each(Mapped::map_all)
+    }
+}
+
+impl Cells for MappedCells {
+    fn cell(&self, region: Region, index: usize) -> &AtomicU64 {
+        let mapped = &self.regions[region as usize];
+        let piece = &mapped.pieces[index / PIECE_WORDS];
+        let start = piece.get().unwrap_or_else(|| mapped.map_piece(index / PIECE_WORDS));
+        let offset = index % PIECE_WORDS;
+        assert!(
+            (index / PIECE_WORDS) * PIECE + offset * size_of::<AtomicU64>() < mapped.length,
+            "{} has no word {index}",
+            mapped.name
+        );
+        // SAFETY: the piece is mapped from `start` on for PIECE bytes, or up to the array's length, below which the
+        // word was found to lie; it stays mapped as long as `self` lives. Words are aligned, since mappings start at
+        // pages. All access from this process is atomic; the kernel's programs only read, or write counters of which
+        // any value will do.
+        unsafe { start.add(offset).as_ref() }
+    }
+}
+
+impl Mapped {
+    fn open(name: &'static str, path: &Path, bytes: u64) -> Result<Self> {
+        let map =
+            MapData::from_pin(path).with_context(|| format!("could not open the map {}", path.display()))?;
+        let page = rustix::param::page_size();
+        let length = usize::try_from(bytes).context("the map is larger than memory")?.next_multiple_of(page);
+        let pieces = (0..length.div_ceil(PIECE)).map(|_| Cell::new(None)).collect();
+        Ok(Self { map, name, length, pieces, mappings: RefCell::default() })
+    }
+
+    fn map_all(&self) -> Result<()> {
+        if self.pieces.iter().all(|piece| piece.get().is_some()) {
+            return Ok(());
+        }
+        let start = self.map_bytes(0, self.length)?;
+        for (number, piece) in self.pieces.iter().enumerate() {
+            // SAFETY: the piece starts within the mapping just made.
+            piece.set(Some(unsafe { start.add(number * PIECE_WORDS) }));
+        }
+        Ok(())
+    }
+
+    /// Maps a piece.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses, which leaves the change for the next command to finish. It has memory for the page tables
+    /// of 64 KiB, or this host has none for anything.
+    fn map_piece(&self, number: usize) -> NonNull<AtomicU64> {
+        let first = number * PIECE;
+        let start =
+            self.map_bytes(first, PIECE.min(self.length - first)).unwrap_or_else(|error| panic!("{error:#}"));
+        self.pieces[number].set(Some(start));
+        start
+    }
+
+    fn map_bytes(&self, first: usize, length: usize) -> Result<NonNull<AtomicU64>> {
+        // SAFETY: a new mapping at an address of the kernel's choice: it replaces nothing.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                self.map.fd(),
+                first as u64,
+            )
+        };
+        let start =
+            start.with_context(|| format!("could not map {length} bytes of the map {}", self.name))?;
+        let start = NonNull::new(start.cast()).context("the kernel mapped at address zero")?;
+        self.mappings.borrow_mut().push((start, length));
+        Ok(start)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        for (start, length) in self.mappings.get_mut().drain(..) {
+            // SAFETY: mapped by `map_bytes` with this length, and nothing borrows from it any more. That it can't fail
+            // for a mapping of our own is all there is to say about the result.
+            let _ = unsafe { munmap(start.as_ptr().cast(), length) };
+        }
+    }
+}
