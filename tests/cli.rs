@@ -91,8 +91,9 @@ fn nonsense_is_a_usage_error_and_changes_nothing() {
         (&["explain", "--pcap", "/dev/null"], &["FILE:N"]),
         (&["explain", "203.0.113.7", "--block", "203.0.113.0/24"], &["--offline"]),
         (&["malformed", "pass", "blocked"], &["`blocked` is no fault", "udp_length"]),
-        (&["load", "flt0", "--max-entries", "0"], &["--max-entries"]),
-        (&["load", "flt0", "--max-entries", "1048577"], &["--max-entries"]),
+        (&["load", "flt0", "--max-ipv4", "0"], &["--max-ipv4"]),
+        (&["load", "flt0", "--max-ipv6", "4194305"], &["--max-ipv6"]),
+        (&["resize"], &["--max-ipv4"]),
         (&["status", "--lock-wait", "300000000000y"], &["--lock-wait", "a day"]),
     ] {
         fails(&host.ctl(arguments), 2, words);
@@ -221,10 +222,10 @@ fn prefixes_come_from_standard_input_and_all_faults_are_told() {
 #[test]
 fn a_full_table_is_refused_before_the_first_write() {
     let host = host();
-    host.ctl(&["load", "flt0", "--max-entries", "4"]).done();
+    host.ctl(&["load", "flt0", "--max-ipv4", "4", "--max-ipv6", "2"]).done();
     host.ctl(&["block", "add", "203.0.113.1", "203.0.113.2", "203.0.113.3"]).done();
     let full = host.ctl(&["block", "add", "203.0.113.4", "203.0.113.5"]);
-    fails(&full, 1, &["`entries`", "at most 4", "3 are in use", "2 more", "--max-entries"]);
+    fails(&full, 1, &["at most 4 IPv4", "3 are in use", "2 more", "resize --max-ipv4"]);
     assert_eq!(listed(&host, "block").len(), 3);
     host.ctl(&["allow", "add", "203.0.113.4"]).done();
     fails(&host.ctl(&["allow", "add", "203.0.113.5"]), 1, &["4 are in use"]);
@@ -235,7 +236,50 @@ fn a_full_table_is_refused_before_the_first_write() {
     eventually("an expired entry makes room", || host.ctl(&["block", "add", "203.0.113.7"]).code == Some(0))
         .unwrap();
     assert_eq!(listed(&host, "block"), ["203.0.113.1/32", "203.0.113.3/32", "203.0.113.7/32"]);
-    fails(&host.ctl(&["load", "flt0", "--max-entries", "8"]), 1, &["at most 4 entries, not 8"]);
+    fails(&host.ctl(&["load", "flt0", "--max-ipv4", "8"]), 1, &["--max-ipv4 4, not 8", "resize"]);
+}
+
+#[test]
+fn tables_are_resized_to_what_fits_and_no_less() {
+    let host = host();
+    let loaded = host.ctl(&["load", "flt0", "--max-ipv4", "4", "--max-ipv6", "2"]).done();
+    assert!(
+        loaded.stdout.contains("room for 4 IPv4 and 2 IPv6 entries") && loaded.stdout.contains("MiB"),
+        "{loaded:?}"
+    );
+    // Nine tenths and more is said, by the command that fills and by `status`.
+    let added = host.ctl(&["block", "add", "203.0.113.1", "203.0.113.2", "203.0.113.3"]).done();
+    assert!(!added.stderr.contains("in use"), "{added:?}");
+    let added = host.ctl(&["block", "add", "203.0.113.0/24", "2001:db8::/32", "--reason", "kept"]).done();
+    assert!(
+        added.stderr.contains("4 of 4 IPv4 entries are in use") && added.stderr.contains("resize"),
+        "{added:?}"
+    );
+    let status = host.ctl(&["status"]).done();
+    assert!(status.stdout.contains("4 of 4 IPv4, 1 of 2 IPv6"), "{status:?}");
+    assert!(status.stderr.contains("4 of 4 IPv4 entries are in use"), "{status:?}");
+
+    fails(&host.ctl(&["resize", "--max-ipv4", "3"]), 1, &["4 entries are in use", "nothing was changed"]);
+    fails(&host.ctl(&["block", "add", "203.0.113.4"]), 1, &["at most 4"]);
+    let resized = host.ctl(&["resize", "--max-ipv4", "5"]).done();
+    assert!(resized.stdout.contains("room for 5 IPv4 and 2 IPv6 entries"), "{resized:?}");
+    host.ctl(&["block", "add", "203.0.113.4"]).done();
+    fails(&host.ctl(&["block", "add", "203.0.113.5"]), 1, &["at most 5"]);
+    assert_eq!(listed(&host, "block").len(), 6);
+    let json = host.ctl(&["resize", "--max-ipv6", "1", "--json"]).done().json();
+    assert_eq!((json["max_ipv4"].as_u64(), json["max_ipv6"].as_u64()), (Some(5), Some(1)));
+    let status = host.ctl(&["status", "--json"]).done().json();
+    assert_eq!(status["entries"]["ipv6"]["near_full"], true, "{status}");
+    assert!(status["memory"]["tables_bytes"].as_u64() > status["memory"]["counters_bytes"].as_u64());
+    let kept = host.ctl(&["block", "list", "--json"]).done().json();
+    let reason = |prefix| {
+        kept["entries"].as_array().unwrap().iter().find(|e| e["prefix"] == prefix).unwrap()["reason"].clone()
+    };
+    assert_eq!((reason("2001:db8::/32"), reason("203.0.113.1/32")), ("kept".into(), Value::Null));
+    // A table as large as can be asked for, with more CPUs' counters than this host has memory for, is no table.
+    let vast = host.ctl(&["resize", "--max-ipv4", "4194304", "--max-ipv6", "4194304"]);
+    assert!(matches!(vast.code, Some(0 | 1)), "{vast:?}");
+    assert_eq!(listed(&host, "block").len(), 6);
 }
 
 #[test]
@@ -615,16 +659,17 @@ fn somebody_who_is_not_root_can_prepare_nothing() {
 
 #[test]
 fn a_pin_that_is_not_ours_is_left_alone() {
+    let entries = || pins().set().unwrap().unwrap().map(&filter_common::abi::ENTRIES);
     let host = filtering();
-    host.run(|| {
-        let path = pins().map(&filter_common::abi::ENTRIES);
+    host.run(move || {
+        let path = entries();
         std::fs::remove_file(&path).unwrap();
         aya::maps::Array::<_, u32>::create(7, 0).unwrap().pin(&path).unwrap();
     });
     for arguments in [&["block", "add", "203.0.113.7"][..], &["status"], &["load", "flt0"]] {
         fails(&host.ctl(arguments), 1, &["entries is not a map of this program", "left alone"]);
     }
-    host.run(|| std::fs::remove_file(pins().map(&filter_common::abi::ENTRIES)).unwrap());
+    host.run(move || std::fs::remove_file(entries()).unwrap());
     // A new map in its place would be one that the running program does not use.
     for arguments in [&["status"][..], &["load", "flt0"], &["load", "flt1"]] {
         fails(&host.ctl(arguments), 1, &["entries is missing", "unload --all"]);

@@ -2,7 +2,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use filter_common::packet::Address;
-use filter_common::prefix::{Family, Memory, Record, Seeds, Shape, Switch, find_id, record, words_of};
+use filter_common::prefix::{
+    Family, Hash, Memory, Record, Seeds, Shape, Step, Switch, find_exactly, find_id, record, words_of,
+};
 use filter_common::{Clock, NO_ENTRY, Reason, Tables};
 
 use crate::maps;
@@ -50,6 +52,13 @@ extern "C" fn find_v6(high: u64, low: u64) -> u32 {
     find_id(&KernelMemory, &shape(), Family::V6, high, low).unwrap_or(NO_ENTRY)
 }
 
+/// The id of the record of exactly this prefix, or zero. As [`find_v4`], followed once in place of once a length.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn probe(step: u32, hash: u64, high: u64, low: u64) -> u32 {
+    find_exactly(&KernelMemory, &shape(), Step(step), Hash(hash), high, low).unwrap_or(NO_ENTRY)
+}
+
 #[inline(always)] // the verifier must see the constants
 fn shape() -> Shape {
     Shape {
@@ -89,6 +98,14 @@ impl Memory for KernelMemory {
     #[inline(always)] // as `find`
     fn record(&self, id: u32) -> Option<Self::Line> {
         maps::RECORDS.get(id)
+    }
+
+    #[inline(always)] // as `find`
+    fn find_exactly(&self, _: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32> {
+        match probe(step.0, hash.0, high, low) {
+            NO_ENTRY => None,
+            id => Some(id),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::geometry::{Geometry, Region};
-use super::layout::{Line, Memory};
+use super::layout::{Hash, Line, Memory, Shape, Step};
+use super::reader::find_exactly;
 
 /// Where the words are: memory of this process, or a kernel's maps.
 pub trait Cells {
@@ -79,6 +80,10 @@ impl<'c, C: Cells + ?Sized> Memory for View<'c, C> {
 
     fn record(&self, id: u32) -> Option<Self::Line> {
         self.run(Region::Records, id)
+    }
+
+    fn find_exactly(&self, shape: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32> {
+        find_exactly(self, shape, step, hash, high, low)
     }
 }
 

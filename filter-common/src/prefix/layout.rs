@@ -9,10 +9,10 @@ pub const SLOTS: usize = 2;
 /// Keys in a bucket: what one cache line of 64 bytes holds.
 pub const BUCKET_SLOTS: usize = 8;
 
-/// Buckets in which a key may lie. At full load (half of the slots, 1 million keys) one key in 120 goes to its second, one
-/// in 2,500 to its third, and of 10,000 tables one has a key that finds no place in six: then the writer refuses it, and
-/// a table with other seeds has room. More, and verifiers have too many jumps to follow in 129 lengths.
-pub const CHOICES: u32 = 6;
+/// Buckets in which a key may lie. At full load, half of the slots, one key in 120 goes to its second, one in 2,500 to its
+/// third, and of a million full tables of a million keys one has a key that finds no place in eight: then the writer
+/// refuses it, and a table with other seeds has room.
+pub const CHOICES: u32 = 8;
 
 /// Words of codes: 2^24 codes of two bits.
 pub const CODE_WORDS: u32 = 1 << 19;
@@ -115,6 +115,8 @@ pub trait Memory {
     fn bucket(&self, index: u32) -> Option<Self::Line>;
     /// A record.
     fn record(&self, id: u32) -> Option<Self::Line>;
+    /// [`find_exactly`](super::find_exactly), by a call of its own where that is cheaper.
+    fn find_exactly(&self, shape: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32>;
 }
 
 /// Secret numbers of the hash function.

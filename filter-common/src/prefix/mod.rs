@@ -62,9 +62,9 @@ pub use cells::{Cells, OwnCells, View};
 pub use entry::{Entry, Key};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
-    BUCKET_SLOTS, CODE_WORDS, Family, Line, Memory, REST_S, Record, SLOTS, STEPS, Seeds, Shape, Step, Switch,
-    mask, words_of,
+    BUCKET_SLOTS, CODE_WORDS, Family, Hash, Line, Memory, REST_S, Record, SLOTS, STEPS, Seeds, Shape, Step,
+    Switch, mask, words_of,
 };
-pub use reader::{find, find_id, record};
+pub use reader::{find, find_exactly, find_id, record};
 #[cfg(any(test, feature = "writer"))]
 pub use writer::{Edit, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};

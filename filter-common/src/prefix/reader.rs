@@ -24,7 +24,7 @@ pub fn find_id<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64, 
         Family::V4 => range_of(memory, high)?,
         Family::V6 => (Step::start(Family::V6), Step::of(Family::V6, 0)),
     };
-    find_below(memory, shape, start, floor, high, low).map(|(id, _)| id)
+    find_below(memory, shape, start, floor, high, low)
 }
 
 /// What the record with this id says.
@@ -50,7 +50,7 @@ fn range_of<M: Memory>(memory: &M, high: u64) -> Option<(Step, Step)> {
     Some((start, floor))
 }
 
-/// Id and record of the longest prefix of the address whose step lies below `start` and not below `floor`.
+/// The id of the record of the longest prefix of the address whose step lies below `start` and not below `floor`.
 #[inline(always)] // as `find_id`
 pub(super) fn find_below<M: Memory>(
     memory: &M,
@@ -59,7 +59,7 @@ pub(super) fn find_below<M: Memory>(
     floor: Step,
     high: u64,
     low: u64,
-) -> Option<(u32, M::Line)> {
+) -> Option<u32> {
     let mut step = next_of(&memory.step(start.0)?);
     for _ in 0..LENGTHS {
         if step < floor {
@@ -69,7 +69,7 @@ pub(super) fn find_below<M: Memory>(
         let (high, low) = (high & line.word(1), low & line.word(2));
         let hash = shape.hash(step, high, low);
         if may_hold(memory, shape, step, hash)?
-            && let Some(found) = find_exactly(memory, shape, step, hash, high, low)
+            && let Some(found) = memory.find_exactly(shape, step, hash, high, low)
         {
             return Some(found);
         }
@@ -88,16 +88,16 @@ fn may_hold<M: Memory>(memory: &M, shape: &Shape, step: Step, hash: Hash) -> Opt
     Some(memory.bloom(word)? & bits == bits)
 }
 
-/// Id and record of exactly this prefix.
+/// The id of the record of exactly this prefix.
 #[inline(always)] // as `find_id`
-pub(super) fn find_exactly<M: Memory>(
+pub fn find_exactly<M: Memory>(
     memory: &M,
     shape: &Shape,
     step: Step,
     hash: Hash,
     high: u64,
     low: u64,
-) -> Option<(u32, M::Line)> {
+) -> Option<u32> {
     for choice in 0..CHOICES {
         let bucket = memory.bucket(shape.bucket(hash, choice))?;
         // The writer puts no two keys with one tag into a bucket, so at most one slot has a part in the sum.
@@ -118,7 +118,7 @@ pub(super) fn find_exactly<M: Memory>(
                 | (record.word(record_word::LOW) ^ low)
                 | (record.word(record_word::STEP) ^ u64::from(step.0));
             if wrong == 0 {
-                return Some((id, record));
+                return Some(id);
             }
         }
         if bucket.word(0) & OVERFLOW == 0 {

@@ -1075,7 +1075,7 @@ impl<C: Cells> Table<C> {
             }
         };
         let found = find_below(&view, &self.shape, key.step, floor, key.high, key.low);
-        found.map_or_else(Record::default, |(_, line)| record_in(&line))
+        found.map_or_else(Record::default, |id| self.record(id))
     }
 
     /// Where a key lies, or could.
