@@ -4,23 +4,37 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
-use filter_common::abi::{Counter, TEST_SLOT};
+use aya::maps::{Array, Map, MapData};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use filter_common::abi::{Counter, SWITCH, TEST_SLOT, action};
 use filter_common::offline::{HostTables, StoppedClock};
-use filter_common::{Decision, NO_ENTRY, Reason, Verdict, filter};
+use filter_common::packet::Address;
+use filter_common::prefix::{self, Edit, Family, REST_S, Refused, Step, Switch};
+use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, Verdict, filter};
 use filter_ctl::capture;
 use filter_ctl::host::devices::Mode;
+use filter_ctl::host::monotonic_now_s;
 use filter_ctl::kernel::explain::Explainer;
 use filter_ctl::kernel::loading::{LoadOptions, load};
-use filter_ctl::policy::{Action, Prefix};
-use filter_tests::frames::{ethernet, ipv6, udp};
+use filter_ctl::kernel::maps::open_table;
+use filter_ctl::plan::Change;
+use filter_ctl::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
+use filter_tests::frames::{ethernet, ipv4, ipv6, protocol, udp};
 use filter_tests::kernel_side::{
-    Counts, LOCK_WAIT, assert_unused_slots_untouched, counts, enforce, expected, moved, open, pins, test_run,
+    Counted, Counts, LOCK_WAIT, assert_unused_slots_untouched, counts, enforce, expected, moved, open, pins,
+    test_run,
 };
 use filter_tests::lab::Host;
 use filter_tests::model::judge;
 use filter_tests::mutate::Mutator;
+use filter_tests::prefixes::{Model, address, key_of, probes, some_change};
 use filter_tests::scenarios::{Scenario, all, host_tables};
 use filter_tests::seeded;
 
@@ -53,7 +67,7 @@ fn filtering_host() -> (Host, MutexGuard<'static, ()>) {
     (host, turn)
 }
 
-fn action(verdict: Verdict) -> u32 {
+fn xdp_action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,
@@ -77,7 +91,7 @@ fn every_scenario_is_decided_and_counted_as_the_table_says() {
                 "{}",
                 scenario.name
             );
-            assert_eq!(verdict, action(scenario.verdict()), "{}", scenario.name);
+            assert_eq!(verdict, xdp_action(scenario.verdict()), "{}", scenario.name);
             tried += 1;
         }
         assert!(tried > 250, "only {tried} scenarios were tried");
@@ -158,7 +172,7 @@ fn filter_and_explain_agree_and_only_one_counts() {
             for (frame, decision) in frames.iter().zip(&decisions) {
                 assert_eq!(
                     test_run(INTERFACE, frame).unwrap(),
-                    action(decision.verdict),
+                    xdp_action(decision.verdict),
                     "{decision:?} for {frame:02x?}"
                 );
                 let entry = (decision.entry != NO_ENTRY).then_some(decision.entry);
@@ -292,7 +306,7 @@ fn frames_beyond_a_page_are_filtered_where_the_kernel_can_and_refused_where_not(
             (deep(60, &udp(b"data")), Reason::Ipv6TooManyExtensions),
         ] {
             let before = counts().unwrap();
-            assert_eq!(test_run("big0", &frame).unwrap(), action(reason.verdict()), "{reason:?}");
+            assert_eq!(test_run("big0", &frame).unwrap(), xdp_action(reason.verdict()), "{reason:?}");
             let want = expected(TEST_SLOT, (reason, reason.verdict()), None, frame.len());
             assert_eq!(moved(&before, &counts().unwrap()), want);
         }
@@ -303,9 +317,6 @@ fn frames_beyond_a_page_are_filtered_where_the_kernel_can_and_refused_where_not(
 fn a_deadline_is_enforced_by_the_program_alone() {
     let (host, _turn) = filtering_host();
     host.run(|| {
-        use filter_ctl::host::monotonic_now_s;
-        use filter_ctl::plan::Change;
-        use filter_ctl::policy::{Deadline, Entry, Key, Owner, ReasonText};
         let frame =
             &all().into_iter().find(|scenario| scenario.name == "a block with time left").unwrap().frame;
         let mut filter = open().unwrap();
@@ -344,4 +355,233 @@ fn a_frame_of_the_largest_length_is_counted_whole() {
         let want = expected(TEST_SLOT, (Reason::NoMatch, Verdict::Pass), None, 1514);
         assert_eq!(moved(&before, &counts().unwrap()), want);
     });
+}
+
+/// A frame from an address, with nothing that a parser could stumble over.
+fn frame_of(source: &Address) -> Vec<u8> {
+    match source {
+        Address::V4(octets) => {
+            ethernet(&[], 0x0800, &ipv4(&Ipv4Addr::from(*octets).to_string(), protocol::UDP, &udp(b"data")))
+        }
+        Address::V6(octets) => {
+            ethernet(&[], 0x86dd, &ipv6(&Ipv6Addr::from(*octets).to_string(), protocol::UDP, &udp(b"data")))
+        }
+    }
+}
+
+/// What the model wants done with an address under the policy in `slot` at second `now_s`, and by which entry.
+fn wanted(
+    model: &Model,
+    family: Family,
+    words: (u64, u64),
+    slot: usize,
+    now_s: u32,
+) -> (Reason, Option<prefix::Key>) {
+    let decided = model.decide(family, words);
+    let live = |(until_s, _): &(u32, prefix::Key)| *until_s == FOREVER || now_s < *until_s;
+    let [allow, block] = [decided[2 * slot], decided[2 * slot + 1]].map(|end| end.filter(live));
+    match (allow, block) {
+        (Some((_, key)), _) => (Reason::Allowed, Some(key)),
+        (None, Some((_, key))) => (Reason::Blocked, Some(key)),
+        (None, None) => (Reason::NoMatch, None),
+    }
+}
+
+#[test]
+fn the_kernel_decides_as_the_model_says_after_any_sequence_of_changes() {
+    let (host, _turn) = filtering_host();
+    host.run(|| {
+        let mut random = seeded();
+        let set = pins().set().unwrap().unwrap();
+        let mut table = open_table(&set).unwrap();
+        let map = MapData::from_pin(set.map(&SWITCH)).and_then(Map::from_map_data).unwrap();
+        let mut switch: Array<_, u64> = map.try_into().unwrap();
+        let explain = Explainer::open(&pins()).unwrap();
+        let mut model = Model::default();
+        let mut seen = BTreeSet::new();
+        // Ids need not rest: this host runs no program that could still be using them.
+        let mut rested_s = monotonic_now_s();
+        for _ in 0..250 {
+            rested_s += REST_S;
+            let edits = some_change(&mut random, &mut model, &table, monotonic_now_s());
+            let keys: Vec<_> = edits.iter().filter_map(|edit| key_of(&table, edit)).collect();
+            table.apply(&edits, rested_s).unwrap();
+            let active = random.u8(0..2);
+            let (state, slot) = match random.u8(0..4) {
+                0 => (Switch::trying(active, FOREVER), usize::from(1 - active)),
+                1 => (Switch::trying(active, monotonic_now_s() + 3600), usize::from(1 - active)),
+                // Its deadline has come: what was tried is not in force.
+                2 => (Switch::trying(active, monotonic_now_s()), usize::from(active)),
+                _ => (Switch::settled(active), usize::from(active)),
+            };
+            switch.set(0, state.0, 0).unwrap();
+            for (family, words) in
+                keys.iter().take(8).flat_map(|key| probes(&mut random, key)).collect::<Vec<_>>()
+            {
+                let source = address(family, words);
+                let before_s = monotonic_now_s();
+                let decision = explain.decide(&frame_of(&source)).unwrap();
+                if monotonic_now_s() != before_s {
+                    continue; // the second of which the model is asked must be the one that the program saw
+                }
+                let (reason, key) = wanted(&model, family, words, slot, before_s);
+                assert_eq!(decision.reason, reason, "{source:?} under slot {slot}");
+                let named = table.entry(decision.entry).map(|entry| entry.key);
+                assert_eq!(named, key, "{source:?} under slot {slot}");
+                seen.insert((reason, family, slot));
+            }
+        }
+        table.check().unwrap();
+        assert_eq!(seen.len(), 12, "not everything was tried: {seen:?}");
+    });
+}
+
+/// Look-ups while everything else changes; `FILTER_LOOKUPS` changes it. The virtual machines emulate their CPU, and do
+/// fewer.
+const LOOKUPS: u32 = 100_000_000;
+
+/// Look-ups in one call, of one frame.
+const LOOKUPS_A_CALL: u32 = 20_000;
+
+#[test]
+fn no_verdict_on_what_stays_is_wrong_while_all_else_changes() {
+    let (host, _turn) = filtering_host();
+    let lookups =
+        std::env::var("FILTER_LOOKUPS").ok().and_then(|number| number.parse().ok()).unwrap_or(LOOKUPS);
+    host.run(move || {
+        // What stays: blocked and allowed prefixes, and addresses that nothing covers.
+        let blocked = [
+            "203.0.113.0/24",
+            "203.0.113.7",
+            "198.51.100.128/25",
+            "100.64.0.0/10",
+            "2001:db8:bad::/48",
+            "2001:db8:bad::7",
+        ];
+        let allowed = ["203.0.113.9", "192.0.2.0/28", "2001:db8:bad:1::/64"];
+        let stays = [
+            ("203.0.113.7", Reason::Blocked),
+            ("203.0.113.200", Reason::Blocked),
+            ("198.51.100.129", Reason::Blocked),
+            ("100.99.1.2", Reason::Blocked),
+            ("2001:db8:bad::7", Reason::Blocked),
+            ("2001:db8:bad:2::1", Reason::Blocked),
+            ("203.0.113.9", Reason::Allowed),
+            ("192.0.2.3", Reason::Allowed),
+            ("2001:db8:bad:1::9", Reason::Allowed),
+            ("8.8.8.8", Reason::NoMatch),
+            ("198.51.101.1", Reason::NoMatch),
+            ("2a00::1", Reason::NoMatch),
+        ];
+        let entry = |action, text: &str| Entry {
+            key: Key { action, prefix: Prefix::parse(text, false).unwrap() },
+            until: Deadline::NEVER,
+            created_s: monotonic_now_s(),
+            owner: Owner::manual(),
+            reason: ReasonText::default(),
+        };
+        let mut entries: Vec<_> = blocked.iter().map(|text| entry(Action::Block, text)).collect();
+        entries.extend(allowed.iter().map(|text| entry(Action::Allow, text)));
+        open().unwrap().change(Change::Add(entries)).unwrap();
+        let kept: BTreeSet<prefix::Key> =
+            open().unwrap().entries().unwrap().iter().map(|(_, entry)| entry.key.to_table()).collect();
+
+        // The thread that changes has no lock: nobody opens the filter meanwhile.
+        let before = counts().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let churn = thread::spawn({
+            let (stop, kept) = (Arc::clone(&stop), kept.clone());
+            move || churn(&stop, &kept)
+        });
+        let frames: Vec<_> = stays
+            .iter()
+            .map(|(text, reason)| {
+                let source = match text.parse().unwrap() {
+                    IpAddr::V4(source) => Address::V4(source.octets()),
+                    IpAddr::V6(source) => Address::V6(source.octets()),
+                };
+                (frame_of(&source), *reason)
+            })
+            .collect();
+        let program =
+            Xdp::from_pin(pins().set().unwrap().unwrap().program(INTERFACE), XdpAttachType::Interface)
+                .unwrap();
+        let mut want = Counts::new();
+        let calls = lookups.div_ceil(LOOKUPS_A_CALL);
+        for (frame, reason) in frames.iter().cycle().take(calls as usize) {
+            let options =
+                TestRunOptions { data_in: Some(frame), repeat: LOOKUPS_A_CALL, ..TestRunOptions::default() };
+            program.test_run(options).unwrap();
+            let counter = want.entry(Counted::Slot(TEST_SLOT, *reason, reason.verdict())).or_default();
+            counter.packets += u64::from(LOOKUPS_A_CALL);
+            counter.bytes += u64::from(LOOKUPS_A_CALL) * frame.len() as u64;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let changes = churn.join().unwrap();
+        let mut moved = moved(&before, &counts().unwrap());
+        // Which entry is named may change while wider and narrower ones come and go; what is decided may not.
+        moved.retain(|counted, _| matches!(counted, Counted::Slot(..)));
+        assert_eq!(moved, want, "after {changes} changes");
+        println!("{} look-ups, {changes} changes", u64::from(calls) * u64::from(LOOKUPS_A_CALL));
+        assert!(changes > 100, "only {changes} changes were made meanwhile");
+        open_table(&pins().set().unwrap().unwrap()).unwrap().check().unwrap();
+    });
+}
+
+/// Adds and removes blocked prefixes in, around and beside those that are kept, until told to stop. Returns how many.
+fn churn(stop: &AtomicBool, kept: &BTreeSet<prefix::Key>) -> u64 {
+    let mut random = seeded();
+    let mut table = open_table(&pins().set().unwrap().unwrap()).unwrap();
+    let around: Vec<prefix::Key> = kept.iter().copied().collect();
+    let innocent: Vec<prefix::Key> = ["8.8.8.8", "198.51.101.1", "2a00::1", "203.0.113.9", "192.0.2.3"]
+        .map(|text| Key { action: Action::Block, prefix: Prefix::parse(text, false).unwrap() }.to_table())
+        .to_vec();
+    let mut changes = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut edits = Vec::new();
+        let mut touched = BTreeSet::new();
+        for _ in 0..random.u32(1..80) {
+            let near = around[random.usize(..around.len())];
+            let (family, _) = near.family_and_length();
+            let length = random.u8(0..=family.bits());
+            let (high, low) = prefix::mask(length);
+            // The same network wider or narrower, or one that differs somewhere.
+            let flip = if random.bool() { 1u64 << random.u32(32..64) } else { 0 };
+            let key = prefix::Key {
+                high: (near.high ^ flip) & high,
+                low: near.low & low,
+                step: Step::of(family, length),
+                action: action::BLOCK,
+            };
+            // What passes because nothing covers it must stay so; what is allowed may be blocked as well.
+            if kept.contains(&key)
+                || innocent[..3].iter().any(|host| key.covers(host))
+                || !touched.insert(key)
+            {
+                continue;
+            }
+            match table.lookup(&key) {
+                Some(id) => edits.push(Edit::Remove(id)),
+                None if table.used(family) + 100 < table.geometry().capacity(family) => {
+                    let until_s = random.choice([FOREVER, 1, u32::MAX - 1]).unwrap();
+                    let base = Counter::default();
+                    edits.push(Edit::Insert(prefix::Entry {
+                        key,
+                        slots: 3,
+                        until_s,
+                        created_s: 1,
+                        note: 0,
+                        base,
+                    }));
+                }
+                None => {}
+            }
+        }
+        match table.apply(&edits, monotonic_now_s()) {
+            Ok(()) => changes += edits.len() as u64,
+            Err(Refused::Resting(_)) => thread::sleep(Duration::from_millis(20)),
+            Err(refused) => panic!("{refused}"),
+        }
+    }
+    changes
 }

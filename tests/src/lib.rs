@@ -7,6 +7,7 @@ pub mod lab;
 pub mod model;
 pub mod mutate;
 pub mod packets;
+pub mod prefixes;
 pub mod scenarios;
 
 /// A random generator with a seed that is printed, and taken from `FILTER_SEED` where that is set.

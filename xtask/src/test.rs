@@ -44,7 +44,7 @@ impl Level {
                 // The workspace's default members: all but what only compiles for BPF.
                 &["--lib", "--bins"],
                 &["--doc"],
-                &["--package", "filter-tests", "--test", "host"],
+                &["--package", "filter-tests", "--test", "host", "--test", "tables"],
             ],
             Self::Kernel => &[&["--package", "filter-tests", "--test", "kernel"]],
             Self::Wire => {

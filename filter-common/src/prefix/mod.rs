@@ -51,8 +51,6 @@ mod entry;
 mod geometry;
 mod layout;
 mod reader;
-#[cfg(test)]
-mod tests;
 #[cfg(any(test, feature = "writer"))]
 pub mod writer;
 
