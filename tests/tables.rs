@@ -51,8 +51,9 @@ fn tables_equal_the_model_after_any_sequence_of_changes() {
         table.check().unwrap();
         for region in [Region::Codes, Region::Buckets] {
             let words = SMALL.elements(region) * region.words();
-            let left = (0..words as usize)
-                .filter(|index| table.cells().cell(region, *index).load(Ordering::Relaxed) & !(1 << 24) != 0);
+            let left = (0..words as usize).filter(|index| {
+                table.cells().cells(region, *index, 1)[0].load(Ordering::Relaxed) & !(1 << 24) != 0
+            });
             assert_eq!(left.count(), 0, "{region:?} is not empty");
         }
     }
@@ -66,21 +67,19 @@ struct Dying {
 }
 
 impl Cells for Dying {
-    fn cell(&self, region: Region, index: usize) -> &AtomicU64 {
-        self.cells.cell(region, index)
+    fn cells(&self, region: Region, first: usize, count: usize) -> &[AtomicU64] {
+        self.cells.cells(region, first, count)
     }
 
-    fn store(&self, region: Region, index: usize, word: u64) {
-        if self.left.get() == 0 {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            return;
+    fn store<const N: usize>(&self, region: Region, first: usize, words: [u64; N]) {
+        for (cell, word) in self.cells(region, first, N).iter().zip(words) {
+            if self.left.get() == 0 {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            self.left.set(self.left.get() - 1);
+            cell.store(word, Ordering::Release);
         }
-        self.left.set(self.left.get() - 1);
-        self.cells.cell(region, index).store(word, Ordering::Release);
-    }
-
-    fn load(&self, region: Region, index: usize) -> u64 {
-        self.cells.cell(region, index).load(Ordering::Acquire)
     }
 }
 
@@ -224,13 +223,13 @@ fn counters_are_never_zeroed_and_a_new_entry_starts_at_zero() {
     let insert = |last| Edit::Insert(block([192, 0, 2, last], 32));
     table.apply(&[insert(1)], 10).unwrap();
     for cpu in 0..2 {
-        table.cells().cell(Region::Counters, 2 * (2 * cpu + 1)).store(7, Ordering::Relaxed);
+        table.cells().cells(Region::Counters, 2 * (2 * cpu + 1), 1)[0].store(7, Ordering::Relaxed);
     }
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 14);
     table.apply(&[Edit::Remove(1)], 10).unwrap();
     table.apply(&[insert(2)], 20).unwrap();
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 0);
-    table.cells().cell(Region::Counters, 2).store(8, Ordering::Relaxed);
+    table.cells().cells(Region::Counters, 2, 1)[0].store(8, Ordering::Relaxed);
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 1);
     table.credit(1, Counter { packets: 100, bytes: 0 });
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 115);
@@ -290,5 +289,5 @@ fn the_widest_prefixes_are_bounded_and_leave_nothing() {
     }
     assert_eq!(names(&table, [10, 1, 200, 0]), Some(16));
     assert_eq!(names(&table, [10, 2, 0, 0]), None);
-    assert_eq!(table.cells().cell(Region::Header, header::USED_V4).load(Ordering::Relaxed), 3);
+    assert_eq!(table.cells().cells(Region::Header, header::USED_V4, 1)[0].load(Ordering::Relaxed), 3);
 }

@@ -22,7 +22,7 @@ const MEMORY: &str = "1024";
 /// Two, so that per-CPU counters have something to sum.
 const CPUS: &str = "2";
 /// Seconds until a guest that hangs is killed. Boot takes 3, the kernel tests some tens on a loaded machine.
-const SECONDS: &str = "300";
+const SECONDS: &str = "900";
 
 /// Lines of the guest that are for us alone. No test prints such.
 const STARTED: &str = "@guest started";

@@ -17,6 +17,9 @@ pub const KERNELS: [&str; 3] = ["5.10", "6.1", "6.12"];
 /// Random frames that the guest tries: its CPU is emulated, some fifty times slower.
 const FRAMES: u32 = 4000;
 
+/// Look-ups that the guest makes while the tables change, likewise.
+const LOOKUPS: u32 = 240_000;
+
 /// `cargo xtask vm`
 #[derive(clap::Args)]
 pub struct Args {
@@ -51,8 +54,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let files = [(stripped[0].as_path(), "/tools/filter-ctl"), (stripped[1].as_path(), "/tools/kernel")];
     let words: Vec<String> = args.harness.iter().map(|word| quoted(word)).collect();
-    let script =
-        format!("cd /tmp\nFILTER_CTL=/tools/filter-ctl FILTER_FRAMES={FRAMES} kernel {}\n", words.join(" "));
+    let script = format!(
+        "cd /tmp\nFILTER_CTL=/tools/filter-ctl FILTER_FRAMES={FRAMES} FILTER_LOOKUPS={LOOKUPS} kernel {}\n",
+        words.join(" ")
+    );
 
     let kernels = Kernels::open()?;
     let mut failed = Vec::new();

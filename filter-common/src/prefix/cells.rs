@@ -8,47 +8,54 @@ use super::reader::find_exactly;
 
 /// Where the words are: memory of this process, or a kernel's maps.
 pub trait Cells {
-    /// The word at `index` of a region.
+    /// Words of one element of a region, from `first` on.
     ///
     /// # Panics
     ///
-    /// If it lies outside. A writer asks for nothing but what the geometry has room for.
-    fn cell(&self, region: Region, index: usize) -> &AtomicU64;
+    /// If they lie outside. A writer asks for nothing but what the geometry has room for.
+    fn cells(&self, region: Region, first: usize, count: usize) -> &[AtomicU64];
 
-    /// Reads a word.
-    fn load(&self, region: Region, index: usize) -> u64 {
+    /// Reads words of one element.
+    #[inline]
+    fn load<const N: usize>(&self, region: Region, first: usize) -> [u64; N] {
+        let cells = self.cells(region, first, N);
         // Acquire in place of the dependency of addresses that readers in the kernel have: Rust knows no such thing.
-        self.cell(region, index).load(Ordering::Acquire)
+        std::array::from_fn(|position| cells[position].load(Ordering::Acquire))
     }
 
-    /// Publishes a word, and with it all that was stored before.
-    fn store(&self, region: Region, index: usize, word: u64) {
-        self.cell(region, index).store(word, Ordering::Release);
+    /// Publishes words of one element, one after the other, and with each all that was stored before.
+    #[inline]
+    fn store<const N: usize>(&self, region: Region, first: usize, words: [u64; N]) {
+        let cells = self.cells(region, first, N);
+        for (cell, word) in cells.iter().zip(words) {
+            cell.store(word, Ordering::Release);
+        }
     }
 }
 
 /// A run of words of a region.
-pub struct Run<'c, C: ?Sized> {
+pub struct Run<'c, C> {
     cells: &'c C,
     region: Region,
     first: usize,
 }
 
-impl<C: Cells + ?Sized> Line for Run<'_, C> {
+impl<C: Cells> Line for Run<'_, C> {
     fn word(&self, position: usize) -> u64 {
-        self.cells.load(self.region, self.first + position)
+        let [word] = self.cells.load(self.region, self.first + position);
+        word
     }
 }
 
 /// The reader's view of a writer's arrays.
-pub struct View<'c, C: ?Sized> {
+pub struct View<'c, C> {
     /// The words.
     pub cells: &'c C,
     /// Their sizes.
     pub geometry: Geometry,
 }
 
-impl<'c, C: Cells + ?Sized> View<'c, C> {
+impl<'c, C: Cells> View<'c, C> {
     fn run(&self, region: Region, element: u32) -> Option<Run<'c, C>> {
         (element < self.geometry.elements(region)).then(|| Run {
             cells: self.cells,
@@ -58,7 +65,7 @@ impl<'c, C: Cells + ?Sized> View<'c, C> {
     }
 }
 
-impl<'c, C: Cells + ?Sized> Memory for View<'c, C> {
+impl<'c, C: Cells> Memory for View<'c, C> {
     type Line = Run<'c, C>;
     type Step = Run<'c, C>;
 
@@ -105,7 +112,8 @@ impl OwnCells {
 }
 
 impl Cells for OwnCells {
-    fn cell(&self, region: Region, index: usize) -> &AtomicU64 {
-        &self.regions[region as usize][index]
+    #[inline]
+    fn cells(&self, region: Region, first: usize, count: usize) -> &[AtomicU64] {
+        &self.regions[region as usize][first..first + count]
     }
 }

@@ -37,6 +37,7 @@ impl Key {
     }
 
     /// Whether every address of `other` is in this prefix.
+    #[inline]
     pub fn covers(&self, other: &Self) -> bool {
         let (family, length) = self.family_and_length();
         let (high, low) = mask(length);
@@ -65,6 +66,7 @@ impl Key {
 }
 
 impl Ord for Key {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         let rank =
             |key: &Self| (key.step >= Step::of(Family::V6, 0), key.high, key.low, key.step, key.action);
@@ -133,9 +135,10 @@ impl Entry {
             | u64::from(self.note) << 32
     }
 
-    /// End and making as one word.
-    pub(super) fn times(&self) -> u64 {
-        u64::from(self.until_s) << 32 | u64::from(self.created_s)
+    /// The words, with a state that is none.
+    pub(super) fn words(&self) -> [u64; 6] {
+        let times = u64::from(self.until_s) << 32 | u64::from(self.created_s);
+        [self.key.high, self.key.low, self.meta(0), times, self.base.packets, self.base.bytes]
     }
 
     /// The entry of these words; nothing where they are none that a writer wrote.

@@ -8,9 +8,6 @@ use super::layout::{
 };
 use crate::packet::Address;
 
-/// Most lengths that a look-up tries: those of IPv6.
-const LENGTHS: usize = 129;
-
 /// The record of the longest prefix that covers `source`.
 pub fn find<M: Memory>(memory: &M, shape: &Shape, source: &Address) -> Option<Record> {
     let (family, high, low) = words_of(source);
@@ -24,7 +21,7 @@ pub fn find_id<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64, 
         Family::V4 => range_of(memory, high)?,
         Family::V6 => (Step::start(Family::V6), Step::of(Family::V6, 0)),
     };
-    find_below(memory, shape, start, floor, high, low)
+    find_below(memory, shape, family, start, floor, high, low)
 }
 
 /// What the record with this id says.
@@ -55,13 +52,14 @@ fn range_of<M: Memory>(memory: &M, high: u64) -> Option<(Step, Step)> {
 pub(super) fn find_below<M: Memory>(
     memory: &M,
     shape: &Shape,
+    family: Family,
     start: Step,
     floor: Step,
     high: u64,
     low: u64,
 ) -> Option<u32> {
     let mut step = next_of(&memory.step(start.0)?);
-    for _ in 0..LENGTHS {
+    for _ in 0..=family.bits() {
         if step < floor {
             return None;
         }

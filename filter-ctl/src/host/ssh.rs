@@ -2,10 +2,13 @@
 //! environment and a colleague's session is not in it anyway.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::FromBufReadSI as _;
+use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 use procfs::process::FDTarget;
 
 /// The port of SSH (RFC 4253, section 4.1), counted as SSH whoever serves it.
@@ -17,15 +20,36 @@ const SSH_PORT: u16 = 22;
 ///
 /// If the socket table can't be read.
 pub fn peers() -> Result<Vec<IpAddr>> {
-    let mut sockets = procfs::net::tcp().context("could not read /proc/net/tcp")?;
+    let mut sockets = tcp_sockets("/proc/net/tcp").context("could not read /proc/net/tcp")?;
     // Absent where IPv6 is off.
-    sockets.extend(procfs::net::tcp6().unwrap_or_default());
+    sockets.extend(tcp_sockets("/proc/net/tcp6").unwrap_or_default());
     sockets.retain(|socket| socket.state == TcpState::Established);
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
     let of_ssh_servers = sockets_of_ssh_servers();
     Ok(peers_among(&sockets, &of_ssh_servers))
+}
+
+/// The sockets that a file of procfs lists.
+///
+/// The kernel goes through its whole table of connections for each read, some milliseconds on a host with much memory:
+/// so it is read in large pieces, and one that was left half empty was the last.
+fn tcp_sockets(path: &str) -> Result<Vec<TcpNetEntry>> {
+    /// Bytes a read: some hundred sockets.
+    const PIECE: usize = 1 << 16;
+    let mut file = File::open(path)?;
+    let mut text = Vec::new();
+    loop {
+        let start = text.len();
+        text.resize(start + PIECE, 0);
+        let read = file.read(&mut text[start..])?;
+        text.truncate(start + read);
+        if read < PIECE / 2 {
+            break;
+        }
+    }
+    Ok(TcpNetEntries::from_buf_read(&text[..], procfs::current_system_info())?.0)
 }
 
 fn peers_among(sockets: &[TcpNetEntry], of_ssh_servers: &HashSet<u64>) -> Vec<IpAddr> {

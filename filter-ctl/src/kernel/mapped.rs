@@ -66,21 +66,23 @@ impl MappedCells {
 }
 
 impl Cells for MappedCells {
-    fn cell(&self, region: Region, index: usize) -> &AtomicU64 {
+    #[inline]
+    fn cells(&self, region: Region, first: usize, count: usize) -> &[AtomicU64] {
         let mapped = &self.regions[region as usize];
-        let piece = &mapped.pieces[index / PIECE_WORDS];
-        let start = piece.get().unwrap_or_else(|| mapped.map_piece(index / PIECE_WORDS));
-        let offset = index % PIECE_WORDS;
+        let (piece, offset) = (first / PIECE_WORDS, first % PIECE_WORDS);
+        // Elements are powers of two in size, so none lies across the border of a piece.
         assert!(
-            (index / PIECE_WORDS) * PIECE + offset * size_of::<AtomicU64>() < mapped.length,
-            "{} has no word {index}",
-            mapped.name
+            offset + count <= PIECE_WORDS && (first + count) * size_of::<AtomicU64>() <= mapped.length,
+            "{} has no words {first} to {}",
+            mapped.name,
+            first + count
         );
-        // SAFETY: the piece is mapped from `start` on for PIECE bytes, or up to the array's length, below which the
-        // word was found to lie; it stays mapped as long as `self` lives. Words are aligned, since mappings start at
-        // pages. All access from this process is atomic; the kernel's programs only read, or write counters of which
-        // any value will do.
-        unsafe { start.add(offset).as_ref() }
+        let start = mapped.pieces[piece].get().unwrap_or_else(|| mapped.map_piece(piece));
+        // SAFETY: the piece is mapped from `start` on for PIECE bytes, or up to the array's length, within both of which
+        // the words were found to lie; it stays mapped as long as `self` lives. Words are aligned, since mappings
+        // start at pages. All access from this process is atomic; the kernel's programs only read, or write counters of
+        // which any value will do.
+        unsafe { std::slice::from_raw_parts(start.add(offset).as_ptr(), count) }
     }
 }
 

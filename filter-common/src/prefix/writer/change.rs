@@ -1,0 +1,224 @@
+//! A change, step by step: ids, marks, the order of keys, and the end.
+
+use super::entries::order_of;
+use super::{CHANGING, Edit, Refused, Table, entry_word, halves, used_of};
+use crate::abi::Counter;
+use crate::prefix::REST_S;
+use crate::prefix::cells::Cells;
+use crate::prefix::entry::{Entry, Key, state, word};
+use crate::prefix::geometry::{Region, header};
+use crate::prefix::layout::Family;
+
+impl<C: Cells> Table<C> {
+    /// Makes the changes. No key may occur twice among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; then nothing is changed, but after [`Refused::NoPlace`], which takes new entries back, updates stay.
+    pub fn apply(&mut self, edits: &[Edit], now_s: u32) -> Result<(), Refused> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let ids = self.reserve(edits, now_s)?;
+        self.set_header(header::DIRTY, CHANGING);
+        let touched = self.mark(edits, &ids);
+        if let Err(refused) = self.carry_out(&touched, now_s) {
+            // What was new is unwanted again; what was there is as it was asked to be.
+            for touched in touched.iter().filter(|touched| touched.kind == Kind::Insert) {
+                self.set_state(touched.id, state::REMOVING);
+            }
+            self.recover(now_s);
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    /// Ids for all new entries.
+    pub(super) fn reserve(&self, edits: &[Edit], now_s: u32) -> Result<Vec<u32>, Refused> {
+        let mut new = [0u32; 2];
+        for edit in edits {
+            if let Edit::Insert(entry) = edit {
+                new[usize::from(entry.key.family() == Family::V6)] += 1;
+            }
+        }
+        for (family, new) in [Family::V4, Family::V6].into_iter().zip(new) {
+            if new > self.geometry.capacity(family) - self.used(family) {
+                return Err(Refused::Full);
+            }
+        }
+        let needed = (new[0] + new[1]) as usize;
+        let mut ids = Vec::with_capacity(needed);
+        let mut free = self.header_u32(header::FREE_FIRST);
+        let mut resting_until = 0;
+        while ids.len() < needed && free != 0 {
+            let (next, since_s) = halves(self.get(Region::Entries, entry_word(free, word::FREE)));
+            if since_s.saturating_add(REST_S) > now_s {
+                resting_until = since_s.saturating_add(REST_S);
+                break;
+            }
+            ids.push(free);
+            free = next;
+        }
+        let fresh = self.header_u32(header::HIGHEST) + 1..self.geometry.ids();
+        ids.extend(fresh.take(needed - ids.len()));
+        if ids.len() < needed { Err(Refused::Resting(resting_until)) } else { Ok(ids) }
+    }
+
+    /// Writes down what is to be done, in entries and their states, and returns it in the order of keys.
+    pub(super) fn mark(&mut self, edits: &[Edit], ids: &[u32]) -> Vec<Touched> {
+        let highest_before = self.header_u32(header::HIGHEST);
+        let mut ids = ids.iter().copied();
+        let mut highest = highest_before;
+        let mut reused = 0;
+        let mut touched = Vec::with_capacity(edits.len());
+        for edit in edits {
+            match *edit {
+                Edit::Insert(entry) => {
+                    let id = ids.next().expect("reserved for each");
+                    // The counters of an id that was never used are zero.
+                    let base = if id > highest_before { Counter::default() } else { self.counter(id) };
+                    reused += u32::from(id <= highest_before);
+                    highest = highest.max(id);
+                    let entry = Entry { base, ..entry };
+                    self.write_entry(id, &entry, state::ADDING);
+                    self.use_note(entry.note.into(), 1);
+                    touched.push(Touched { key: entry.key, id, kind: Kind::Insert });
+                }
+                Edit::Update { id, slots, until_s, note } => {
+                    let before = self.read_entry(id).expect("updates are of entries");
+                    let entry = Entry { slots, until_s, note, ..before };
+                    self.use_note(note.into(), 1);
+                    self.use_note(before.note.into(), -1);
+                    self.add_digest(before.digest().wrapping_neg());
+                    self.set_state(id, state::ADDING);
+                    self.write_entry(id, &entry, state::ADDING);
+                    touched.push(Touched { key: entry.key, id, kind: Kind::Update });
+                }
+                Edit::Remove(id) => {
+                    let entry = self.read_entry(id).expect("removals are of entries");
+                    self.set_state(id, state::REMOVING);
+                    self.use_note(entry.note.into(), -1);
+                    self.add_digest(entry.digest().wrapping_neg());
+                    touched.push(Touched { key: entry.key, id, kind: Kind::Remove });
+                }
+            }
+        }
+        for _ in 0..reused {
+            let first = self.header_u32(header::FREE_FIRST);
+            let (next, _) = halves(self.get(Region::Entries, entry_word(first, word::FREE)));
+            self.set_header(header::FREE_FIRST, next.into());
+            if next == 0 {
+                self.set_header(header::FREE_LAST, 0);
+            }
+        }
+        self.set_header(header::HIGHEST, highest.into());
+        touched.sort_unstable_by_key(|touched| (touched.key, touched.id));
+        touched
+    }
+
+    pub(super) fn carry_out(&mut self, touched: &[Touched], now_s: u32) -> Result<(), Refused> {
+        for family in [Family::V4, Family::V6] {
+            let of_family = |touched: &&Touched| touched.key.family() == family;
+            let moved: Vec<&Touched> =
+                touched.iter().filter(of_family).filter(|touched| touched.kind != Kind::Update).collect();
+            self.reorder(family, &moved);
+        }
+        self.refresh_all(touched)?;
+        let digest = self.settle(touched, now_s);
+        self.add_digest(digest);
+        let removed = touched.iter().filter(|touched| touched.kind == Kind::Remove).count();
+        let stale = self.header(header::STALE) + removed as u64;
+        self.set_header(header::STALE, stale);
+        if stale > u64::from(self.geometry.entries() / 4).max(1024) {
+            self.tidy();
+        }
+        self.set_header(header::GENERATION, self.generation() + 1);
+        self.set_header(header::DIRTY, 0);
+        Ok(())
+    }
+
+    /// Says in the entries that all is done. Returns the digest of those that are new or changed.
+    pub(super) fn settle(&mut self, touched: &[Touched], now_s: u32) -> u64 {
+        let mut next_end = self.next_end();
+        let mut digest = 0u64;
+        for Touched { id, kind, .. } in touched {
+            if *kind == Kind::Remove {
+                self.set_state(*id, state::RESTING);
+                self.append_free(*id, now_s);
+                continue;
+            }
+            let entry = self.read_entry(*id).expect("written just now");
+            next_end = next_end.min(entry.until_s);
+            digest = digest.wrapping_add(entry.digest());
+            self.set_state(*id, state::ACTIVE);
+        }
+        self.set_header(header::NEXT_END, next_end.into());
+        digest
+    }
+
+    /// Brings the order of a family's keys to include what is new and leave out what is removed.
+    pub(super) fn reorder(&mut self, family: Family, moved: &[&Touched]) {
+        let used = self.used(family);
+        if moved.len() < MERGE_FROM {
+            let mut used = used;
+            for touched in moved {
+                let position = self.position_among(family, &touched.key, 0, used);
+                let at = |position: u32| self.order_word(family, position);
+                if touched.kind == Kind::Insert {
+                    for place in (position..used).rev() {
+                        self.set(Region::Order, at(place + 1), self.get(Region::Order, at(place)));
+                    }
+                    self.set(Region::Order, at(position), order_of(&touched.key, touched.id));
+                    used += 1;
+                } else {
+                    for place in position + 1..used {
+                        self.set(Region::Order, at(place - 1), self.get(Region::Order, at(place)));
+                    }
+                    used -= 1;
+                }
+            }
+            self.set_header(used_of(family), used.into());
+            return;
+        }
+        let before: Vec<u64> =
+            (0..used).map(|place| self.get(Region::Order, self.order_word(family, place))).collect();
+        let mut before = before.into_iter().peekable();
+        let mut after = 0;
+        let mut push = |table: &Self, word: u64| {
+            table.set(Region::Order, table.order_word(family, after), word);
+            after += 1;
+        };
+        for touched in moved {
+            while let Some(word) = before.next_if(|word| self.key_in(*word) < touched.key) {
+                push(self, word);
+            }
+            if touched.kind == Kind::Insert {
+                push(self, order_of(&touched.key, touched.id));
+            } else {
+                before.next();
+            }
+        }
+        for word in before {
+            push(self, word);
+        }
+        self.set_header(used_of(family), after.into());
+    }
+}
+
+/// An entry that a change is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touched {
+    pub(super) key: Key,
+    pub(super) id: u32,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Insert,
+    Update,
+    Remove,
+}
+
+/// Edits from which on the order of keys is merged in one pass, in place of one move for each.
+const MERGE_FROM: usize = 32;

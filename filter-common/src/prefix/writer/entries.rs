@@ -1,0 +1,216 @@
+//! Entries, the order of their keys, and ids that are free.
+
+use super::{Table, entry_word, halves, step_word};
+use crate::abi::{Counter, action};
+use crate::decide::FOREVER;
+use crate::prefix::cells::Cells;
+use crate::prefix::entry::{Entry, Key, state, state_of, word};
+use crate::prefix::geometry::{Region, header};
+use crate::prefix::layout::{Family, ID_MASK, Step, mask};
+
+impl<C: Cells> Table<C> {
+    /// The id of the entry with this key.
+    pub fn lookup(&self, key: &Key) -> Option<u32> {
+        let family = key.family();
+        let position = self.position(family, key, 0);
+        if position == self.used(family) {
+            return None;
+        }
+        let id = self.id_at(family, position);
+        (self.key_of(id) == *key).then_some(id)
+    }
+
+    /// The entry with this id, if it is wanted.
+    pub fn entry(&self, id: u32) -> Option<Entry> {
+        let meta = self.get(Region::Entries, entry_word(id, word::META));
+        if !matches!(state_of(meta), state::ACTIVE | state::ADDING) {
+            return None;
+        }
+        self.read_entry(id)
+    }
+
+    /// All entries, in the order of their keys.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, Entry)> {
+        self.entries_of(Family::V4, 0..self.used(Family::V4))
+            .chain(self.entries_of(Family::V6, 0..self.used(Family::V6)))
+    }
+
+    /// The entries whose prefix lies in that of `key`, its own included.
+    pub fn entries_in(&self, key: &Key) -> impl Iterator<Item = (u32, Entry)> {
+        let family = key.family();
+        let first = self.position(family, &key.first(), 0);
+        let last = self.position(family, &key.last(), first);
+        self.entries_of(family, first..last)
+    }
+
+    /// The entries whose prefix covers that of `key`, its own included, the widest first.
+    pub fn covering(&self, key: &Key) -> Vec<(u32, Entry)> {
+        let (family, length) = key.family_and_length();
+        let mut found = Vec::new();
+        for length in 0..=length {
+            let (high, low) = mask(length);
+            let wider = Key {
+                high: key.high & high,
+                low: key.low & low,
+                step: Step::of(family, length),
+                action: key.action,
+            };
+            if self.get(Region::Steps, step_word(wider.step.0, 3)) == 0 {
+                continue;
+            }
+            for action in [action::ALLOW, action::BLOCK] {
+                let wider = Key { action, ..wider };
+                found.extend(self.lookup(&wider).and_then(|id| Some((id, self.entry(id)?))));
+            }
+        }
+        found
+    }
+
+    /// All entries that have ended by `now_s`, to be removed. Looks at each entry if any may have ended, and notes when
+    /// the next will.
+    pub fn ended(&mut self, now_s: u32) -> Vec<(u32, Entry)> {
+        if self.next_end() > now_s {
+            return Vec::new();
+        }
+        let mut next_end = FOREVER;
+        let mut ended = Vec::new();
+        for id in 1..=self.header_u32(header::HIGHEST) {
+            let (until_s, _) = halves(self.get(Region::Entries, entry_word(id, word::TIMES)));
+            if until_s > now_s {
+                // Of a free id it is too early at worst.
+                next_end = next_end.min(until_s);
+            } else if let Some(entry) = self.entry(id) {
+                ended.push((id, entry));
+            }
+        }
+        self.set_header(header::NEXT_END, next_end.into());
+        ended
+    }
+
+    pub(super) fn entries_of(
+        &self,
+        family: Family,
+        positions: std::ops::Range<u32>,
+    ) -> impl Iterator<Item = (u32, Entry)> {
+        positions.filter_map(move |position| {
+            let id = self.id_at(family, position);
+            Some((id, self.entry(id)?))
+        })
+    }
+
+    pub(super) fn read_entry(&self, id: u32) -> Option<Entry> {
+        Entry::from_words(self.cells.load(Region::Entries, entry_word(id, 0)))
+    }
+
+    pub(super) fn write_entry(&mut self, id: u32, entry: &Entry, state: u8) {
+        let words = entry.words();
+        self.cells.store(Region::Entries, entry_word(id, word::HIGH), [words[word::HIGH], words[word::LOW]]);
+        let rest = [words[word::TIMES], words[word::BASE_PACKETS], words[word::BASE_BYTES]];
+        self.cells.store(Region::Entries, entry_word(id, word::TIMES), rest);
+        self.set(Region::Entries, entry_word(id, word::META), entry.meta(state));
+    }
+
+    pub(super) fn set_state(&mut self, id: u32, state: u8) {
+        let meta = self.get(Region::Entries, entry_word(id, word::META));
+        self.set(Region::Entries, entry_word(id, word::META), meta & !0xff | u64::from(state));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a word")]
+    pub(super) fn key_of(&self, id: u32) -> Key {
+        let [high, low, meta] = self.cells.load(Region::Entries, entry_word(id, word::HIGH));
+        Key { high, low, step: Step((meta >> 8 & 0xff) as u32), action: (meta >> 16) as u8 }
+    }
+
+    pub(super) fn key_in(&self, order: u64) -> Key {
+        self.key_of(halves(order).1)
+    }
+
+    pub(super) fn order_word(&self, family: Family, position: u32) -> usize {
+        let start = if family == Family::V6 { self.geometry.capacity_v4 } else { 0 };
+        (start + position) as usize
+    }
+
+    pub(super) fn id_at(&self, family: Family, position: u32) -> u32 {
+        halves(self.get(Region::Order, self.order_word(family, position))).1
+    }
+
+    /// The position of the first key that is not less than `key`, which is known not to lie before `from`.
+    pub(super) fn position(&self, family: Family, key: &Key, from: u32) -> u32 {
+        self.position_among(family, key, from, self.used(family))
+    }
+
+    pub(super) fn position_among(&self, family: Family, key: &Key, from: u32, used: u32) -> u32 {
+        let start = halves(key.high).0;
+        let is_less = |position: u32| {
+            let word = self.get(Region::Order, self.order_word(family, position));
+            let (high, id) = halves(word);
+            if high == start { self.key_of(id) < *key } else { high < start }
+        };
+        // In steps that double, since what is sought one after the other lies close together.
+        let (mut low, mut width) = (from, 1);
+        while low + width <= used && is_less(low + width - 1) {
+            low += width;
+            width *= 2;
+        }
+        let mut high = used.min(low + width);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_less(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    pub(super) fn append_free(&mut self, id: u32, now_s: u32) {
+        self.set(Region::Entries, entry_word(id, word::FREE), now_s.into());
+        let last = self.header_u32(header::FREE_LAST);
+        if last == 0 {
+            self.set_header(header::FREE_FIRST, id.into());
+        } else {
+            let (_, since_s) = halves(self.get(Region::Entries, entry_word(last, word::FREE)));
+            let word = u64::from(id) << 32 | u64::from(since_s);
+            self.set(Region::Entries, entry_word(last, word::FREE), word);
+        }
+        self.set_header(header::FREE_LAST, id.into());
+    }
+
+    pub(super) fn find_next_end(&mut self) {
+        let next = self.entries().map(|(_, entry)| entry.until_s).min().unwrap_or(FOREVER);
+        self.set_header(header::NEXT_END, next.into());
+    }
+
+    /// What an id has counted since the table was made, whatever entries had it, over all CPUs.
+    pub fn counter(&self, id: u32) -> Counter {
+        let mut sum = Counter::default();
+        for cpu in 0..self.geometry.cpus as usize {
+            let first = 2 * (cpu * self.geometry.ids() as usize + id as usize);
+            sum.packets = sum.packets.wrapping_add(self.get(Region::Counters, first));
+            sum.bytes = sum.bytes.wrapping_add(self.get(Region::Counters, first + 1));
+        }
+        sum
+    }
+
+    /// What the entry has counted since it was made.
+    pub fn counted(&self, id: u32, entry: &Entry) -> Counter {
+        let sum = self.counter(id);
+        Counter {
+            packets: sum.packets.wrapping_sub(entry.base.packets),
+            bytes: sum.bytes.wrapping_sub(entry.base.bytes),
+        }
+    }
+
+    /// Adds to what the entry has counted: what it counted in another table.
+    pub fn credit(&mut self, id: u32, counted: Counter) {
+        for (position, credit) in [(word::BASE_PACKETS, counted.packets), (word::BASE_BYTES, counted.bytes)] {
+            self.set(Region::Entries, entry_word(id, position), credit.wrapping_neg());
+        }
+    }
+}
+
+/// A key's word in the order: the first 32 bits of the address, which mostly spare a look at the entry, and the id.
+pub(super) fn order_of(key: &Key, id: u32) -> u64 {
+    key.high & !0xffff_ffff | u64::from(id) & ID_MASK
+}

@@ -1,0 +1,230 @@
+//! The writer: changes entries, and keeps records, slots, codes, steps and Bloom filter as the entries say.
+//!
+//! # Bounds
+//!
+//! A change of one entry takes time and memory in proportion to the entries inside its prefix, whose records may
+//! inherit from it, and at most 2^18 words of codes for an IPv4 prefix of up to 24 bits (/0: 4 MiB, a millisecond);
+//! moving the order of keys takes one word for each entry behind it. Once in a quarter of the capacity, a removal makes
+//! filter and overflow marks anew, in one pass over all entries.
+//!
+//! # Dying
+//!
+//! The header is marked before the first word is written and cleared after the last; states of entries say what was
+//! under way. Whoever finds the mark calls [`Table::recover`], which makes anew what only writers read, and finishes the
+//! change.
+
+mod admission;
+mod change;
+mod entries;
+mod notes;
+mod records;
+mod recovery;
+
+use thiserror::Error;
+
+use self::records::Work;
+use super::cells::{Cells, View};
+use super::entry::{Entry, Key};
+use super::geometry::{Geometry, NOTES, Region, header};
+use super::layout::{Family, Hash, Record, STEPS, Seeds, Shape, Step, mask};
+use super::reader::find;
+use crate::decide::FOREVER;
+use crate::packet::Address;
+
+/// Longest owner of an entry in bytes: what fits in a note beside the reason.
+pub const OWNER_LENGTH: usize = 24;
+
+/// Longest reason in bytes.
+pub const REASON_LENGTH: usize = 96;
+
+/// A change to one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// A new entry. Its base is set here.
+    Insert(Entry),
+    /// The entry with this id gets these slots, end and note.
+    Update {
+        /// Its id.
+        id: u32,
+        /// Slots of the policy.
+        slots: u8,
+        /// End.
+        until_s: u32,
+        /// Note.
+        note: u16,
+    },
+    /// The entry with this id goes.
+    Remove(u32),
+}
+
+/// Why a change was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// More entries than there is room for.
+    #[error("there is no room for so many entries")]
+    Full,
+    /// Enough ids are free, but some were used until just now.
+    #[error("ids of removed entries rest until second {0}")]
+    Resting(u32),
+    /// A key found none of its places free, which a table with other seeds or more room has.
+    #[error("a prefix found no place in the table, though it is not full; `filter-ctl resize` makes it anew")]
+    NoPlace,
+    /// All notes are in use.
+    #[error(
+        "there are {NOTES} different reasons, which is all that can be kept; remove entries, or use reasons again"
+    )]
+    Notes,
+}
+
+/// What is wrong with a table, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Inconsistent(pub String);
+
+/// The tables, to be changed. Whoever has one holds the lock.
+pub struct Table<C> {
+    cells: C,
+    geometry: Geometry,
+    shape: Shape,
+    work: Work,
+}
+
+impl<C: Cells> Table<C> {
+    /// Makes an empty table of words that are all zero.
+    pub fn create(cells: C, geometry: Geometry, seeds: Seeds) -> Self {
+        let table = Self { shape: geometry.shape(seeds), cells, geometry, work: Work::default() };
+        for index in 0..STEPS {
+            if let Some((_, length)) = Step(index).family_and_length() {
+                let (high, low) = mask(length);
+                table.set(Region::Steps, step_word(index, 1), high);
+                table.set(Region::Steps, step_word(index, 2), low);
+            }
+        }
+        let Seeds(seeds) = seeds;
+        for (index, seed) in seeds.into_iter().enumerate() {
+            table.set_header(header::SEEDS + index, seed);
+        }
+        table.set_header(header::NEXT_END, FOREVER.into());
+        table.set_header(header::CAPACITY_V4, geometry.capacity_v4.into());
+        table.set_header(header::CAPACITY_V6, geometry.capacity_v6.into());
+        table.set_header(header::CPUS, geometry.cpus.into());
+        table
+    }
+
+    /// Opens a table that was made with this geometry and these seeds.
+    pub fn open(cells: C, geometry: Geometry, seeds: Seeds) -> Self {
+        Self { shape: geometry.shape(seeds), cells, geometry, work: Work::default() }
+    }
+
+    /// The words.
+    pub fn cells(&self) -> &C {
+        &self.cells
+    }
+
+    /// The words, for whoever goes on with them.
+    pub fn into_cells(self) -> C {
+        self.cells
+    }
+
+    /// Its sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// What readers must know of it.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The record that decides about an address: what readers see.
+    pub fn find(&self, address: &Address) -> Option<Record> {
+        find(&self.view(), &self.shape, address)
+    }
+
+    /// Changes made since the table was created.
+    pub fn generation(&self) -> u64 {
+        self.header(header::GENERATION)
+    }
+
+    /// Sum of what all entries say.
+    pub fn digest(&self) -> u64 {
+        self.header(header::DIGEST)
+    }
+
+    /// Whether a change was begun and not finished.
+    pub fn is_dirty(&self) -> bool {
+        self.header(header::DIRTY) != 0
+    }
+
+    /// Entries of a family.
+    pub fn used(&self, family: Family) -> u32 {
+        self.header_u32(used_of(family))
+    }
+
+    /// The second before which no entry ends; [`FOREVER`] if none does.
+    pub fn next_end(&self) -> u32 {
+        self.header_u32(header::NEXT_END)
+    }
+
+    fn view(&self) -> View<'_, C> {
+        View { cells: &self.cells, geometry: self.geometry }
+    }
+
+    fn hash(&self, key: &Key) -> Hash {
+        self.shape.hash(key.step, key.high, key.low)
+    }
+
+    fn add_digest(&mut self, digest: u64) {
+        self.set_header(header::DIGEST, self.digest().wrapping_add(digest));
+    }
+
+    fn header(&self, position: usize) -> u64 {
+        self.get(Region::Header, position)
+    }
+
+    /// A header word that holds a number of entries, an id or a second.
+    fn header_u32(&self, position: usize) -> u32 {
+        halves(self.header(position)).1
+    }
+
+    fn set_header(&self, position: usize, word: u64) {
+        self.set(Region::Header, position, word);
+    }
+
+    fn get(&self, region: Region, index: usize) -> u64 {
+        let [word] = self.cells.load(region, index);
+        word
+    }
+
+    fn set(&self, region: Region, index: usize, word: u64) {
+        self.cells.store(region, index, [word]);
+    }
+}
+
+/// Marks in the header: a change is being made, or the end of one that was interrupted.
+const CHANGING: u64 = 1;
+const RECOVERING: u64 = 2;
+
+const fn used_of(family: Family) -> usize {
+    match family {
+        Family::V4 => header::USED_V4,
+        Family::V6 => header::USED_V6,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "that is what it is for")]
+const fn halves(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+const fn step_word(step: u32, position: usize) -> usize {
+    4 * step as usize + position
+}
+
+const fn record_at(id: u32) -> usize {
+    8 * id as usize
+}
+
+const fn entry_word(id: u32, position: usize) -> usize {
+    8 * id as usize + position
+}

@@ -1,0 +1,320 @@
+//! Records and their slots: what is decided for each prefix, and where readers find it.
+
+use super::admission::code_range;
+use super::change::{Kind, Touched};
+use super::{RECOVERING, Refused, Table, entry_word, halves, record_at};
+use crate::abi::action;
+use crate::decide::Match;
+use crate::prefix::cells::Cells;
+use crate::prefix::entry::{Entry, Key, state, state_of, word};
+use crate::prefix::geometry::{Region, header};
+use crate::prefix::layout::{
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, Record, SLOTS,
+    Step, WIDE, WIDE_LENGTH, record_word,
+};
+use crate::prefix::reader::{find_below, record_in};
+
+impl<C: Cells> Table<C> {
+    /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
+    /// them.
+    pub(super) fn refresh_all(&mut self, touched: &[Touched]) -> Result<(), Refused> {
+        let mut rest = touched;
+        let mut cursor = (Family::V4, 0);
+        let mut fetched = 0;
+        while let Some(first) = rest.first() {
+            if rest.len() <= touched.len() - fetched {
+                fetched = touched.len() - rest.len() + self.fetch(rest);
+            }
+            let outer = first.key;
+            let inside = rest.iter().take_while(|touched| outer.covers(&touched.key)).count();
+            let (these, others) = rest.split_at(inside);
+            let family = outer.family();
+            if cursor.0 != family {
+                cursor = (family, 0);
+            }
+            let start = self.position(family, &outer.first(), cursor.1);
+            cursor.1 = self.refresh(&outer, start, these)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Has the processor fetch the buckets that are needed next, all at once, and returns how many keys that were: one after
+    /// the other each would be waited for.
+    pub(super) fn fetch(&self, touched: &[Touched]) -> usize {
+        /// As many as a core fetches at a time, and some more.
+        const AHEAD: usize = 32;
+        let ahead = &touched[..touched.len().min(AHEAD)];
+        let first_slots = ahead.iter().map(|touched| {
+            let bucket = self.shape.bucket(self.hash(&touched.key), 0) as usize;
+            self.get(Region::Buckets, bucket * BUCKET_SLOTS)
+        });
+        std::hint::black_box(first_slots.fold(0, |sum, slot| sum ^ slot));
+        ahead.len()
+    }
+
+    /// Refreshes the entries inside `outer`, which start at `position` in the order. Returns where they end.
+    ///
+    /// New records are published first, narrower before wider; then those that were there change in place; then those
+    /// that have no entry any more go, wider before narrower. So each address sees at most one change of its verdict.
+    pub(super) fn refresh(
+        &mut self,
+        outer: &Key,
+        position: u32,
+        touched: &[Touched],
+    ) -> Result<u32, Refused> {
+        let family = outer.family();
+        let used = self.used(family);
+        let mut work = std::mem::take(&mut self.work);
+        work.planned.clear();
+        work.open.clear();
+        let inherited = self.inherited(outer);
+        let mut end = position;
+        let (last_high, _) = halves(outer.last().high);
+        while end < used {
+            let (high, id) = halves(self.get(Region::Order, self.order_word(family, end)));
+            // Most often this spares a look at the entry.
+            if high > last_high {
+                break;
+            }
+            let Some(entry) = self.read_entry(id).filter(|entry| outer.covers(&entry.key)) else { break };
+            end += 1;
+            if let Some(last) = work.planned.last_mut()
+                && last.prefix.is_same_prefix(&entry.key)
+            {
+                add_to(&mut last.record, id, &entry);
+                if let Some((_, record)) = work.open.last_mut() {
+                    *record = last.record;
+                }
+                continue;
+            }
+            while work.open.pop_if(|(outer, _)| !outer.covers(&entry.key)).is_some() {}
+            let mut record = work.open.last().map_or(inherited, |(_, record)| *record);
+            add_to(&mut record, id, &entry);
+            work.open.push((entry.key, record));
+            work.planned.push(Planned { prefix: entry.key, record, entry: id, host: None });
+        }
+        let published = self.publish(&mut work.planned);
+        for planned in &work.planned {
+            if let Some(host) = planned.host {
+                self.update(planned, host);
+            }
+        }
+        self.work = work;
+        published?;
+        let mut last: Option<Key> = None;
+        for Touched { key, kind, .. } in touched {
+            if *kind == Kind::Remove && last.is_none_or(|last| !last.is_same_prefix(key)) {
+                self.unpublish(key);
+                last = Some(*key);
+            }
+        }
+        Ok(end)
+    }
+
+    /// Publishes what has no slot yet, and notes the hosts of the others.
+    pub(super) fn publish(&mut self, planned: &mut [Planned]) -> Result<(), Refused> {
+        for planned in planned.iter_mut().rev() {
+            let hash = self.hash(&planned.prefix);
+            match self.place(&planned.prefix, hash) {
+                Place::Taken { id, .. } => {
+                    planned.host = Some(id);
+                    // Whoever died may not have come to this. Outside of a recovery all of it is there.
+                    if self.header(header::DIRTY) == RECOVERING {
+                        self.admit(&planned.prefix, hash);
+                    }
+                }
+                Place::None => return Err(Refused::NoPlace),
+                Place::Free { index, choice } => {
+                    self.write_record(planned.entry, &planned.prefix, &planned.record);
+                    // The marks come first: a slot that nobody finds would never be cleared.
+                    for passed in 0..choice {
+                        let first = self.shape.bucket(hash, passed) as usize * BUCKET_SLOTS;
+                        let word = self.get(Region::Buckets, first);
+                        if word & OVERFLOW == 0 {
+                            self.set(Region::Buckets, first, word | OVERFLOW);
+                        }
+                    }
+                    let kept = self.get(Region::Buckets, index) & OVERFLOW;
+                    self.set(Region::Buckets, index, Slot::new(hash.tag(), planned.entry).0 | kept);
+                    self.admit(&planned.prefix, hash);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the record of a prefix that has a slot.
+    pub(super) fn update(&mut self, planned: &Planned, host: u32) {
+        let meta = self.get(Region::Entries, entry_word(host, word::META));
+        if matches!(state_of(meta), state::ADDING | state::ACTIVE) {
+            let first = record_at(host) + record_word::FIRST;
+            for (position, word) in planned.record.words.into_iter().enumerate() {
+                if self.get(Region::Records, first + position) != word {
+                    self.set(Region::Records, first + position, word);
+                }
+            }
+            return;
+        }
+        // The entry that lent the record its place goes; another of the prefix takes over.
+        self.write_record(planned.entry, &planned.prefix, &planned.record);
+        let hash = self.hash(&planned.prefix);
+        if let Place::Taken { index, .. } = self.place(&planned.prefix, hash) {
+            let kept = self.get(Region::Buckets, index) & OVERFLOW;
+            self.set(Region::Buckets, index, Slot::new(hash.tag(), planned.entry).0 | kept);
+        }
+    }
+
+    /// Takes a prefix out of the buckets, unless another entry has it.
+    pub(super) fn unpublish(&mut self, key: &Key) {
+        let Place::Taken { index, id } = self.place(key, self.hash(key)) else {
+            // Nothing to take out; but whoever died here may not have come to the codes.
+            return self.exclude(key, false);
+        };
+        let meta = self.get(Region::Entries, entry_word(id, word::META));
+        if matches!(state_of(meta), state::ADDING | state::ACTIVE) {
+            return;
+        }
+        self.set(Region::Buckets, index, self.get(Region::Buckets, index) & OVERFLOW);
+        self.exclude(key, true);
+    }
+
+    pub(super) fn write_record(&mut self, id: u32, prefix: &Key, record: &Record) {
+        let [a, b, c, d] = record.words;
+        let words = [prefix.high, prefix.low, prefix.step.0.into(), 0, a, b, c, d];
+        self.cells.store(Region::Records, record_at(id), words);
+    }
+
+    /// What the narrowest prefix that covers more than this one says.
+    pub(super) fn inherited(&self, key: &Key) -> Record {
+        let view = self.view();
+        let (family, length) = key.family_and_length();
+        let floor = match family {
+            Family::V6 => Step::of(Family::V6, 0),
+            Family::V4 => {
+                let network = code_range(key).0;
+                let word = view.codes(network / CODES_A_WORD).unwrap_or(0);
+                let code = word >> (2 * (network % CODES_A_WORD));
+                if code & WIDE != 0 {
+                    Step::of(Family::V4, 0)
+                } else if length <= WIDE_LENGTH + 1 || code & NARROW == 0 {
+                    return Record::default();
+                } else {
+                    Step::of(Family::V4, WIDE_LENGTH + 1)
+                }
+            }
+        };
+        let found = find_below(&view, &self.shape, family, key.step, floor, key.high, key.low);
+        found.map_or_else(Record::default, |id| self.record(id))
+    }
+
+    /// Where a key lies, or could.
+    pub(super) fn place(&self, key: &Key, hash: Hash) -> Place {
+        let mut free = None;
+        for choice in 0..CHOICES {
+            let first = self.shape.bucket(hash, choice) as usize * BUCKET_SLOTS;
+            let slots: [u64; BUCKET_SLOTS] = self.cells.load(Region::Buckets, first);
+            let mut room = None;
+            let mut has_tag = false;
+            for (index, slot) in (first..).zip(slots.map(Slot)) {
+                if slot.id() == 0 {
+                    room.get_or_insert(index);
+                } else if slot.tag() == hash.tag() {
+                    if self.is_record_of(slot.id(), key) {
+                        return Place::Taken { index, id: slot.id() };
+                    }
+                    // Readers add up what has their tag: two in one bucket would be a third.
+                    has_tag = true;
+                }
+            }
+            if let (Some(index), false, None) = (room, has_tag, free) {
+                free = Some((index, choice));
+            }
+            if slots[0] & OVERFLOW == 0 && free.is_some() {
+                break;
+            }
+        }
+        free.map_or(Place::None, |(index, choice)| Place::Free { index, choice })
+    }
+
+    /// Whether readers find the record of this key's prefix.
+    pub fn is_published(&self, key: &Key) -> bool {
+        matches!(self.place(key, self.hash(key)), Place::Taken { .. })
+    }
+
+    pub(super) fn is_record_of(&self, id: u32, key: &Key) -> bool {
+        let words = self.cells.load(Region::Records, record_at(id) + record_word::HIGH);
+        words == [key.high, key.low, key.step.0.into()]
+    }
+
+    pub(super) fn record(&self, id: u32) -> Record {
+        self.view().record(id).map_or_else(Record::default, |line| record_in(&line))
+    }
+}
+
+/// Room for a change's intermediate values, kept between changes.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) planned: Vec<Planned>,
+    pub(super) open: Vec<(Key, Record)>,
+}
+
+/// A record as it is to be.
+#[derive(Clone, Copy)]
+pub(super) struct Planned {
+    pub(super) prefix: Key,
+    pub(super) record: Record,
+    /// An entry of the prefix, which lends the record its place.
+    pub(super) entry: u32,
+    /// The entry that lends it now.
+    pub(super) host: Option<u32>,
+}
+
+/// Where a key lies in the buckets.
+pub(super) enum Place {
+    /// There, with this record.
+    Taken { index: usize, id: u32 },
+    /// Nowhere; the first choice with room.
+    Free { index: usize, choice: u32 },
+    /// Nowhere, and no choice has room.
+    None,
+}
+
+/// A slot of a bucket: the tag in the upper half, the id of the record in the lowest bits; zero is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot(pub(super) u64);
+
+impl Slot {
+    /// A slot in use.
+    pub(super) const fn new(tag: u32, id: u32) -> Self {
+        Self((tag as u64) << 32 | (id as u64 & ID_MASK))
+    }
+
+    /// Id of the record; zero where the slot is free.
+    pub(super) const fn id(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
+        {
+            (self.0 & ID_MASK) as u32
+        }
+    }
+
+    /// The tag.
+    pub(super) const fn tag(self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+        {
+            (self.0 >> 32) as u32
+        }
+    }
+}
+
+/// Adds what an entry says to the record of its prefix.
+pub(super) fn add_to(record: &mut Record, id: u32, entry: &Entry) {
+    for slot in 0..SLOTS {
+        if entry.slots >> slot & 1 == 1 {
+            let position = 2 * slot + usize::from(entry.key.action == action::BLOCK);
+            let before = Match::from_word(record.words[position]);
+            let after = Match { entry: id, until_s: before.until_s.max(entry.until_s) };
+            record.words[position] = after.to_word();
+        }
+    }
+}
