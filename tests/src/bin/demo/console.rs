@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,7 +18,7 @@ use signal_hook::flag;
 pub const INTERRUPTED: u8 = 130;
 
 /// Longest the demo may take. It needs half of that; what is beyond hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Time between two looks at what is waited for: not felt, and no load.
 const TICK: Duration = Duration::from_millis(10);
@@ -106,6 +106,28 @@ impl Console {
         Ok(())
     }
 
+    /// As [`Console::filter_ctl`], with lines for standard input, of which `what` says what they are. Returns how long it
+    /// took.
+    pub fn filter_ctl_with(
+        &self,
+        host: &Host,
+        arguments: &[&str],
+        what: &str,
+        lines: String,
+    ) -> Result<Duration> {
+        self.line(&self.styled(COMMAND, &format!("{} < {what}", typed(arguments))))?;
+        let mut command = host.filter_ctl(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+        let started = Instant::now();
+        let mut child = host.spawn(command)?;
+        let mut input = child.stdin.take().context("standard input was just asked for")?;
+        let writer = thread::spawn(move || input.write_all(lines.as_bytes()));
+        let status = self.wait_for(&mut child)?;
+        writer.join().expect("writing does not panic")?;
+        ensure!(status.success(), "filter-ctl {} failed: {status}", arguments.join(" "));
+        Ok(started.elapsed())
+    }
+
     /// Shows and runs a shell's line that looks at a host, and returns what it printed.
     pub fn look(&self, host: &Host, line: &str) -> Result<String> {
         self.check()?;
@@ -123,7 +145,10 @@ impl Console {
     }
 
     fn wait(&self, host: &Host, command: Command) -> Result<ExitStatus> {
-        let mut child = host.spawn(command)?;
+        self.wait_for(&mut host.spawn(command)?)
+    }
+
+    fn wait_for(&self, child: &mut Child) -> Result<ExitStatus> {
         loop {
             if let Some(status) = child.try_wait()? {
                 self.check()?;

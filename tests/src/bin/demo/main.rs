@@ -6,6 +6,7 @@ mod traffic;
 mod world;
 
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,10 @@ const MEASURED: Duration = Duration::from_secs(4);
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Longest flood, if nobody ends it.
-const FLOOD_LIMIT: Duration = Duration::from_secs(45);
+const FLOOD_LIMIT: Duration = Duration::from_secs(75);
+
+/// Addresses that are blocked beside the flood's: as many as all public blocklists together hold.
+const MILLION: u32 = 1_000_000;
 
 /// The least harm that makes a flood: under this share of the quiet rate.
 const HURT: f64 = 0.5;
@@ -57,9 +61,16 @@ fn story(console: &Console) -> Result<()> {
     let unfiltered = scene.flooded(&quiet)?;
     scene.load()?;
     let filtered = scene.block(&quiet)?;
+    let (million, took) = scene.block_a_million(&quiet)?;
     running.stop()?;
     let dropped = scene.unload()?;
-    scene.summary(&quiet, &unfiltered, &filtered, dropped)
+    let states = [
+        ("quiet", &quiet),
+        ("flood, no filter", &unfiltered),
+        ("flood, filtered", &filtered),
+        ("+ 1 M prefixes", &million),
+    ];
+    scene.summary(&states, took, dropped)
 }
 
 fn introduce(console: &Console) -> Result<()> {
@@ -68,8 +79,8 @@ fn introduce(console: &Console) -> Result<()> {
         "A server with a service on TCP port 80; good clients that ask it, {v4} over IPv4
 and {v6} over IPv6; and a SYN flood from random hosts in {first},
 {second} and {third}. The server has one CPU, and the flood
-another. All of it lives in network namespaces of this process and takes half a
-minute. Ctrl-C ends it."
+another. All of it lives in network namespaces of this process and takes less
+than a minute. Ctrl-C ends it."
     ))
 }
 
@@ -161,15 +172,39 @@ impl Scene<'_> {
         Ok(rates)
     }
 
+    /// Returns the rates with a million more entries, and how long it took to make them.
+    fn block_a_million(&self, quiet: &Rates) -> Result<(Rates, Duration)> {
+        self.console.heading("5. A million more addresses are blocked, while the flood goes on")?;
+        self.filter_ctl(&["resize", "--max-ipv4", "1100000"])?;
+        // From 16.0.0.0 on, far from everybody here, none like its neighbour.
+        const FIRST: u32 = 16 << 24;
+        const APART: u32 = 613;
+        let lines =
+            (0..MILLION).map(|number| format!("{}\n", Ipv4Addr::from(FIRST + number * APART))).collect();
+        let arguments = ["block", "add", "-", "--reason", "demo list"];
+        let took =
+            self.console.filter_ctl_with(&self.world.server, &arguments, "a-million-addresses", lines)?;
+        self.console.line(&format!("(that took {:.2} s)", took.as_secs_f64()))?;
+        self.filter_ctl(&["status"])?;
+        self.console.pause(SETTLING)?;
+        let before = self.dropped()?;
+        let rates = self.measure()?;
+        self.tell_flood(&rates)?;
+        self.tell_service(&rates)?;
+        ensure!(self.dropped()? > before, "step 5: the flood is no longer dropped");
+        ensure!(rates.answered > quiet.answered * RECOVERED, "step 5: the service suffers");
+        Ok((rates, took))
+    }
+
     /// Returns how many packets were dropped.
     fn unload(&self) -> Result<u64> {
-        self.console.heading("5. The flood has ended; the filter is unloaded")?;
+        self.console.heading("6. The flood has ended; the filter is unloaded")?;
         let dropped = self.dropped()?;
         self.filter_ctl(&["unload", "--all"])?;
-        ensure!(self.attached()?.is_empty(), "step 5: a program is left on {INGRESS}");
+        ensure!(self.attached()?.is_empty(), "step 6: a program is left on {INGRESS}");
         // The kernel itself shows two files of that name.
         let pins = self.console.look(&self.world.server, "find /sys/fs/bpf -mindepth 1 ! -name '*.debug'")?;
-        ensure!(pins.is_empty(), "step 5: pins are left");
+        ensure!(pins.is_empty(), "step 6: pins are left");
         Ok(dropped)
     }
 
@@ -187,15 +222,19 @@ impl Scene<'_> {
         Ok(total)
     }
 
-    fn summary(&self, quiet: &Rates, unfiltered: &Rates, filtered: &Rates, dropped: u64) -> Result<()> {
+    fn summary(&self, states: &[(&str, &Rates)], took: Duration, dropped: u64) -> Result<()> {
         self.console.heading("                   requests/s   answered in   failed   flood packets/s")?;
-        for (state, rates) in
-            [("quiet", quiet), ("flood, no filter", unfiltered), ("flood, filtered", filtered)]
-        {
+        for (state, rates) in states {
             let (answered, took, sent) = (whole(rates.answered), rates.took(), whole(rates.sent));
             let failed = rates.failed * 100.0;
             self.console.line(&format!("{state:18} {answered:>10} {took:>13} {failed:>6.1} % {sent:>17}"))?;
         }
+        let million = states.last().map_or(0.0, |(_, rates)| rates.sent);
+        self.console.line(&format!(
+            "1 M prefixes loaded in {:.2} s, and the flood still dropped at {} packets/s",
+            took.as_secs_f64(),
+            whole(million)
+        ))?;
         self.console.line(&format!("dropped by the filter: {} packets", whole(dropped as f64)))
     }
 
