@@ -1,13 +1,13 @@
 //! The one exit: counts the frame, once, and turns the verdict into the XDP action.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::XdpContext;
 use filter_common::abi::{Counter, LOOPBACK_IFINDEX, TEST_SLOT, counter_index};
 use filter_common::{Decision, Frame, NO_ENTRY, Verdict};
 
 use crate::frame::XdpFrame;
-use crate::maps::{COUNTERS, ENTRY_COUNTERS, IDS, INTERFACE_SLOT};
+use crate::maps::{COUNTERS, ENTRY_COUNTERS, INTERFACE_SLOT};
+use crate::tables::counter_of;
 
 /// Counts `decision` and returns the XDP action.
 pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, decision: Decision) -> u32 {
@@ -19,9 +19,7 @@ pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, dec
     };
     count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason, decision.verdict)), bytes);
     if decision.entry != NO_ENTRY {
-        // SAFETY: a helper without arguments, allowed in every program type.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        count(ENTRY_COUNTERS.get_ptr_mut(cpu.wrapping_mul(IDS.load()).wrapping_add(decision.entry)), bytes);
+        count(ENTRY_COUNTERS.get_ptr_mut(counter_of(decision.entry)), bytes);
     }
     match decision.verdict {
         Verdict::Pass => XDP_PASS,

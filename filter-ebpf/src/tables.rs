@@ -1,9 +1,10 @@
 //! The operator's lists and the clock, as the kernel has them.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use filter_common::packet::Address;
 use filter_common::prefix::{
-    Family, Hash, Memory, Record, Seeds, Shape, Step, Switch, find_exactly, find_id, record, words_of,
+    Hash, Memory, Range, Record, Seeds, Shape, Step, Switch, find_exactly, find_in, range_of, record,
+    words_of,
 };
 use filter_common::{Clock, NO_ENTRY, Reason, Tables};
 
@@ -18,12 +19,11 @@ pub struct KernelTables;
 impl Tables for KernelTables {
     fn find(&self, source: &Address) -> Option<Record> {
         let (family, high, low) = words_of(source);
-        #[expect(clippy::cast_possible_truncation, reason = "an IPv4 address is the upper half")]
-        let id = match family {
-            Family::V4 => find_v4((high >> 32) as u32),
-            Family::V6 => find_v6(high, low),
-        };
-        if id == NO_ENTRY { None } else { record(&KernelMemory, id) }
+        let range = range_of(&KernelMemory, &shape(), family, high)?;
+        match walk(range.pack(), high, low) {
+            NO_ENTRY => None,
+            id => record(&KernelMemory, id),
+        }
     }
 
     fn switch(&self) -> Switch {
@@ -35,28 +35,29 @@ impl Tables for KernelTables {
     }
 }
 
-/// The id of the record that decides about an IPv4 address, or zero.
+/// The id of the record that decides about an address with prefixes among the lengths of `range`, or zero.
 ///
 /// A function that the kernel's verifier follows once, whatever calls it: a global one (Linux 5.6). Inside of the
 /// program it would be followed for each way through the headers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_v4(address: u32) -> u32 {
-    find_id(&KernelMemory, &shape(), Family::V4, u64::from(address) << 32, 0).unwrap_or(NO_ENTRY)
+extern "C" fn walk(range: u32, high: u64, low: u64) -> u32 {
+    find_in(&KernelMemory, &shape(), Range::unpack(range), high, low).unwrap_or(NO_ENTRY)
 }
 
-/// As [`find_v4`], for the two halves of an IPv6 address.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn find_v6(high: u64, low: u64) -> u32 {
-    find_id(&KernelMemory, &shape(), Family::V6, high, low).unwrap_or(NO_ENTRY)
-}
-
-/// The id of the record of exactly this prefix, or zero. As [`find_v4`], followed once in place of once a length.
+/// The id of the record of exactly this prefix, or zero. As [`walk`], followed once in place of once a length.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn probe(step: u32, hash: u64, high: u64, low: u64) -> u32 {
     find_exactly(&KernelMemory, &shape(), Step(step), Hash(hash), high, low).unwrap_or(NO_ENTRY)
+}
+
+/// Where this CPU counts for an entry.
+#[inline(always)] // the verifier must see that words come from maps
+pub fn counter_of(entry: u32) -> u32 {
+    // SAFETY: a helper without arguments, allowed in every program type.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    cpu.wrapping_mul(maps::IDS.load()).wrapping_add(entry)
 }
 
 #[inline(always)] // the verifier must see the constants
@@ -75,32 +76,41 @@ impl Memory for KernelMemory {
     type Line = &'static Line<8>;
     type Step = &'static Line<4>;
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
     fn codes(&self, index: u32) -> Option<u64> {
         maps::CODES.get(index).map(Word::load)
     }
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
     fn step(&self, index: u32) -> Option<Self::Step> {
         maps::STEPS.get(index)
     }
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
     fn bloom(&self, index: u32) -> Option<u64> {
         maps::BLOOM.get(index).map(Word::load)
     }
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
     fn bucket(&self, index: u32) -> Option<Self::Line> {
         maps::BUCKETS.get(index)
     }
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
     fn record(&self, id: u32) -> Option<Self::Line> {
         maps::RECORDS.get(id)
     }
 
-    #[inline(always)] // as `find`
+    #[inline(always)] // the verifier must see that words come from maps
+    fn expect(&self, entry: u32) {
+        // Reading a word brings its cache line, while the record's is on the way.
+        if let Some(counter) = maps::ENTRY_COUNTERS.get_ptr(counter_of(entry)) {
+            // SAFETY: the map lookup returned a valid, aligned Counter. Volatile, since the value is not used.
+            let _ = unsafe { (&raw const (*counter).packets).read_volatile() };
+        }
+    }
+
+    #[inline(always)] // the verifier must see that words come from maps
     fn find_exactly(&self, _: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32> {
         match probe(step.0, hash.0, high, low) {
             NO_ENTRY => None,

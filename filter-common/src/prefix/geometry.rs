@@ -1,6 +1,6 @@
 //! The arrays: which there are, how large, and what the words of the header mean.
 
-use super::layout::{BUCKET_SLOTS, CODE_WORDS, Family, ID_MASK, STEPS, Seeds, Shape};
+use super::layout::{BUCKET_SLOTS, CODE_WORDS, Family, ID_MASK, SPAN_WORDS, STEPS, Seeds, Shape};
 
 /// An array of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum Region {
     Header,
     /// 4 words a step: the next step, the mask, and the number of prefixes of this length.
     Steps,
-    /// 32 codes a word.
+    /// 32 codes a word, and behind them the bits of the spans.
     Codes,
     /// The Bloom filter.
     Bloom,
@@ -140,10 +140,11 @@ impl Geometry {
         2 * self.entries() / BUCKET_SLOTS as u32 + SMALLEST
     }
 
-    /// Words of the Bloom filter: 16 bits an IPv6 entry, so that one word in a hundred admits in vain.
+    /// Words of the Bloom filter: 16 bits for each key in it, so that one word in a hundred admits in vain. IPv6 entries
+    /// have a second key for their group.
     pub const fn bloom_words(self) -> u32 {
         const SMALLEST: u32 = 8;
-        self.capacity_v6 / 4 + SMALLEST
+        self.capacity_v4 / 4 + self.capacity_v6 / 2 + SMALLEST
     }
 
     /// Elements of a region.
@@ -155,7 +156,7 @@ impl Geometry {
         match region {
             Region::Header => 1,
             Region::Steps => STEPS,
-            Region::Codes => CODE_WORDS,
+            Region::Codes => CODE_WORDS + SPAN_WORDS,
             Region::Bloom => self.bloom_words(),
             Region::Buckets => self.buckets(),
             Region::Records | Region::Entries => self.ids(),

@@ -14,8 +14,23 @@ pub const BUCKET_SLOTS: usize = 8;
 /// refuses it, and a table with other seeds has room.
 pub const CHOICES: u32 = 8;
 
-/// Words of codes: 2^24 codes of two bits.
+/// Words of codes: 2^24 codes of two bits. Behind them lie [`SPAN_WORDS`].
 pub const CODE_WORDS: u32 = 1 << 19;
+
+/// Words with a bit for each IPv4 /16, set where one of its codes is not zero: 8 KiB, which stay in the first-level cache,
+/// and end most look-ups of small sets.
+pub const SPAN_WORDS: u32 = 1 << 10;
+
+/// Bits in a word of these.
+pub const SPANS_A_WORD: u32 = 64;
+
+/// IPv6 prefixes of at least this length are in the Bloom filter a second time, as their first 32 bits, which is what
+/// registries give to a network: an address of a network with no prefix is done after one look, whatever lengths are in
+/// use.
+pub const GROUP_LENGTH: u8 = 32;
+
+/// The mask of [`GROUP_LENGTH`].
+pub const GROUP_MASK: u64 = !0 << 32;
 
 /// Elements of the table of steps: see [`Step`].
 pub const STEPS: u32 = 256;
@@ -71,6 +86,9 @@ impl Family {
 pub struct Step(pub u32);
 
 impl Step {
+    /// Stands in the hash for the first 32 bits of an IPv6 address: no step of a length.
+    pub const GROUP: Self = Self(STEPS - 1);
+
     /// The step of a length.
     pub const fn of(family: Family, length: u8) -> Self {
         Self(family as u32 + length as u32 + 1)
@@ -93,6 +111,27 @@ impl Step {
     }
 }
 
+/// Lengths to try, from long to short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The step behind which they start.
+    pub before: Step,
+    /// The last to try.
+    pub last: Step,
+}
+
+impl Range {
+    /// Both as one number, for functions with few arguments.
+    pub const fn pack(self) -> u32 {
+        self.before.0 << 8 | self.last.0
+    }
+
+    /// The range of that number.
+    pub const fn unpack(packed: u32) -> Self {
+        Self { before: Step(packed >> 8 & 0xff), last: Step(packed & 0xff) }
+    }
+}
+
 /// A run of words that lie together, such as a cache line.
 pub trait Line {
     /// The word at `position`, read whole.
@@ -105,7 +144,7 @@ pub trait Memory {
     type Line: Line;
     /// A step.
     type Step: Line;
-    /// 32 codes.
+    /// 32 codes, or bits of 64 spans.
     fn codes(&self, index: u32) -> Option<u64>;
     /// A step: the next step and two words of mask.
     fn step(&self, index: u32) -> Option<Self::Step>;
@@ -115,6 +154,8 @@ pub trait Memory {
     fn bucket(&self, index: u32) -> Option<Self::Line>;
     /// A record.
     fn record(&self, id: u32) -> Option<Self::Line>;
+    /// Told of an entry whose counters will most likely be needed, while its record is still on the way from memory.
+    fn expect(&self, _entry: u32) {}
     /// [`find_exactly`](super::find_exactly), by a call of its own where that is cheaper.
     fn find_exactly(&self, shape: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32>;
 }

@@ -4,13 +4,13 @@
 //!
 //! Flat arrays of 64-bit words. A packet touches them in this order:
 //!
-//! 1. **codes** (IPv4): two bits for each /24 say whether a prefix of at most 24 bits covers it, and whether a longer
-//!    one lies in it. 4 MiB in all, so that most clean packets end here, in the cache.
+//! 1. **codes** (IPv4): a bit for each /16 says whether any prefix has to do with it; two bits for each /24, whether a
+//!    prefix of at most 24 bits covers it, and whether a longer one lies in it. Most clean packets end here.
 //! 2. **steps**: for each length the next shorter one in use, and its mask. A look-up tries the lengths in use
 //!    from long to short.
-//! 3. **bloom** (IPv6): a Bloom filter over (length, prefix), three bits of one word each, so that a
-//!    length without a prefix for this address costs one cached word (Putze, Sanders and Singler, *Cache-, Hash- and
-//!    Space-Efficient Bloom Filters*, 2007).
+//! 3. **bloom**: a Bloom filter over (length, prefix), three bits of one word each, so that a length without a prefix
+//!    for this address costs one cached word (Putze, Sanders and Singler, *Cache-, Hash- and Space-Efficient Bloom
+//!    Filters*, 2007). It also holds the first 32 bits of IPv6 prefixes, which end most clean IPv6 packets.
 //! 4. **buckets**: one cache line of eight slots, each a tag and the id of a record. A bucket that was full when a
 //!    key came says so, and the key is in its next choice.
 //! 5. **records**: one cache line for each prefix: the prefix itself, and what is decided there ([`Record`]).
@@ -60,9 +60,9 @@ pub use cells::{Cells, OwnCells, View};
 pub use entry::{Entry, Key};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
-    BUCKET_SLOTS, CODE_WORDS, Family, Hash, Line, Memory, REST_S, Record, SLOTS, STEPS, Seeds, Shape, Step,
-    Switch, mask, words_of,
+    BUCKET_SLOTS, CODE_WORDS, Family, Hash, Line, Memory, REST_S, Range, Record, SLOTS, SPAN_WORDS, STEPS,
+    Seeds, Shape, Step, Switch, mask, words_of,
 };
-pub use reader::{find, find_exactly, find_id, record};
+pub use reader::{find, find_exactly, find_in, range_of, record};
 #[cfg(any(test, feature = "writer"))]
 pub use writer::{Edit, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};

@@ -3,70 +3,85 @@
 use core::hint::black_box;
 
 use super::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Line, Memory, NARROW, OVERFLOW, Record,
-    Shape, Step, WIDE, WIDE_LENGTH, record_word, words_of,
+    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, ID_MASK, Line,
+    Memory, NARROW, OVERFLOW, Range, Record, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH, record_word,
+    words_of,
 };
 use crate::packet::Address;
+
+/// Most lengths that a look-up tries: those of IPv6.
+const LENGTHS: usize = 129;
 
 /// The record of the longest prefix that covers `source`.
 pub fn find<M: Memory>(memory: &M, shape: &Shape, source: &Address) -> Option<Record> {
     let (family, high, low) = words_of(source);
-    record(memory, find_id(memory, shape, family, high, low)?)
-}
-
-/// The id of the record of the longest prefix that covers an address.
-#[inline(always)] // in BPF: one function, so that the verifier sees where words come from
-pub fn find_id<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64, low: u64) -> Option<u32> {
-    let (start, floor) = match family {
-        Family::V4 => range_of(memory, high)?,
-        Family::V6 => (Step::start(Family::V6), Step::of(Family::V6, 0)),
-    };
-    find_below(memory, shape, family, start, floor, high, low)
+    let range = range_of(memory, shape, family, high)?;
+    record(memory, find_in(memory, shape, range, high, low)?)
 }
 
 /// What the record with this id says.
-#[inline(always)] // as `find_id`
+#[inline(always)] // in BPF: in its caller, so that the verifier sees where words come from
 pub fn record<M: Memory>(memory: &M, id: u32) -> Option<Record> {
     memory.record(id).map(|line| record_in(&line))
 }
 
-/// The first step before the lengths to try for an IPv4 address, and the last to try; nothing where its /24 has
-/// nothing to do with any prefix.
-#[inline(always)] // as `find_id`
-fn range_of<M: Memory>(memory: &M, high: u64) -> Option<(Step, Step)> {
+/// The lengths among which a prefix of an address may be: nothing where there can't be any. Most clean packets end here.
+#[inline(always)] // as `record`
+pub fn range_of<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64) -> Option<Range> {
+    match family {
+        Family::V4 => range_of_v4(memory, high),
+        Family::V6 => range_of_v6(memory, shape, high),
+    }
+}
+
+#[inline(always)] // as `record`
+fn range_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Range> {
     #[expect(clippy::cast_possible_truncation, reason = "the upper 24 bits")]
     let network = (high >> 40) as u32;
+    let span = network >> 8;
+    if memory.codes(CODE_WORDS + span / SPANS_A_WORD)? >> (span % SPANS_A_WORD) & 1 == 0 {
+        return None;
+    }
     let codes = memory.codes(network / CODES_A_WORD)?;
     let code = codes >> (2 * (network % CODES_A_WORD)) & (WIDE | NARROW);
     if code == 0 {
         return None;
     }
     let beyond_wide = Step::of(Family::V4, WIDE_LENGTH + 1);
-    let start = if code & NARROW == 0 { beyond_wide } else { Step::start(Family::V4) };
-    let floor = if code & WIDE == 0 { beyond_wide } else { Step::of(Family::V4, 0) };
-    Some((start, floor))
+    Some(Range {
+        before: if code & NARROW == 0 { beyond_wide } else { Step::start(Family::V4) },
+        last: if code & WIDE == 0 { beyond_wide } else { Step::of(Family::V4, 0) },
+    })
 }
 
-/// The id of the record of the longest prefix of the address whose step lies below `start` and not below `floor`.
-#[inline(always)] // as `find_id`
-pub(super) fn find_below<M: Memory>(
-    memory: &M,
-    shape: &Shape,
-    family: Family,
-    start: Step,
-    floor: Step,
-    high: u64,
-    low: u64,
-) -> Option<u32> {
-    let mut step = next_of(&memory.step(start.0)?);
-    for _ in 0..=family.bits() {
-        if step < floor {
+#[inline(always)] // as `record`
+fn range_of_v6<M: Memory>(memory: &M, shape: &Shape, high: u64) -> Option<Range> {
+    let last = Step::of(Family::V6, 0);
+    let (word, bits) = shape.bloom(shape.hash(Step::GROUP, high & GROUP_MASK, 0));
+    if memory.bloom(word)? & bits == bits {
+        return Some(Range { before: Step::start(Family::V6), last });
+    }
+    let before = Step::of(Family::V6, GROUP_LENGTH);
+    if next_of(&memory.step(before.0)?) < last {
+        return None;
+    }
+    Some(Range { before, last })
+}
+
+/// The id of the record of the longest prefix of the address whose length is in the range.
+#[inline(always)] // as `record`
+pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, low: u64) -> Option<u32> {
+    let Range { before, last } = range;
+    let mut step = next_of(&memory.step(before.0)?);
+    for _ in 0..LENGTHS {
+        if step < last {
             return None;
         }
         let line = memory.step(step.0)?;
         let (high, low) = (high & line.word(1), low & line.word(2));
         let hash = shape.hash(step, high, low);
-        if may_hold(memory, shape, step, hash)?
+        let (word, bits) = shape.bloom(hash);
+        if memory.bloom(word)? & bits == bits
             && let Some(found) = memory.find_exactly(shape, step, hash, high, low)
         {
             return Some(found);
@@ -76,18 +91,8 @@ pub(super) fn find_below<M: Memory>(
     None
 }
 
-/// Whether the filter admits the key. IPv4 has the codes in its place.
-#[inline(always)] // as `find_id`
-fn may_hold<M: Memory>(memory: &M, shape: &Shape, step: Step, hash: Hash) -> Option<bool> {
-    if step < Step::of(Family::V6, 0) {
-        return Some(true);
-    }
-    let (word, bits) = shape.bloom(hash);
-    Some(memory.bloom(word)? & bits == bits)
-}
-
 /// The id of the record of exactly this prefix.
-#[inline(always)] // as `find_id`
+#[inline(always)] // as `record`
 pub fn find_exactly<M: Memory>(
     memory: &M,
     shape: &Shape,
@@ -111,6 +116,7 @@ pub fn find_exactly<M: Memory>(
         #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
         let id = id as u32;
         if id != 0 {
+            memory.expect(id);
             let record = memory.record(id)?;
             let wrong = (record.word(record_word::HIGH) ^ high)
                 | (record.word(record_word::LOW) ^ low)
@@ -126,14 +132,14 @@ pub fn find_exactly<M: Memory>(
     None
 }
 
-#[inline(always)] // as `find_id`
+#[inline(always)] // as `record`
 fn next_of(line: &impl Line) -> Step {
     #[expect(clippy::cast_possible_truncation, reason = "steps are small")]
     Step(line.word(0) as u32)
 }
 
 /// What the record says.
-#[inline(always)] // as `find_id`
+#[inline(always)] // as `record`
 pub(super) fn record_in(line: &impl Line) -> Record {
     Record { words: core::array::from_fn(|position| line.word(record_word::FIRST + position)) }
 }

@@ -6,22 +6,26 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::Key;
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, NARROW, OVERFLOW, Step, WIDE, WIDE_LENGTH, mask,
+    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, NARROW,
+    OVERFLOW, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, mask,
 };
+
+/// Codes of a /16.
+const CODES_A_SPAN: u32 = 256;
 
 impl<C: Cells> Table<C> {
     /// Lets readers look for this prefix.
     pub(super) fn admit(&mut self, key: &Key, hash: Hash) {
         let (family, length) = key.family_and_length();
-        match family {
-            Family::V4 => self.set_codes(key, length),
-            Family::V6 => {
-                let (index, bits) = self.shape.bloom(hash);
-                let word = self.get(Region::Bloom, index as usize);
-                if word & bits != bits {
-                    self.set(Region::Bloom, index as usize, word | bits);
-                }
+        for hash in [Some(hash), self.group_hash(key)].into_iter().flatten() {
+            let (index, bits) = self.shape.bloom(hash);
+            let word = self.get(Region::Bloom, index as usize);
+            if word & bits != bits {
+                self.set(Region::Bloom, index as usize, word | bits);
             }
+        }
+        if family == Family::V4 {
+            self.set_codes(key, length);
         }
         let count = step_word(key.step.0, 3);
         let before = self.get(Region::Steps, count);
@@ -45,6 +49,12 @@ impl<C: Cells> Table<C> {
         if family == Family::V4 {
             self.clear_codes(key, length);
         }
+    }
+
+    /// The hash of the group of an IPv6 prefix that is long enough to have one.
+    fn group_hash(&self, key: &Key) -> Option<Hash> {
+        let is_in_group = key.step >= Step::of(Family::V6, GROUP_LENGTH);
+        is_in_group.then(|| self.shape.hash(Step::GROUP, key.high & GROUP_MASK, 0))
     }
 
     /// Puts a length into the chain. Each store leaves a chain that holds all that were in it.
@@ -153,6 +163,23 @@ impl<C: Cells> Table<C> {
             }
             from = until;
         }
+        for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
+            self.refresh_span(span);
+        }
+    }
+
+    /// Brings the bit of a /16 to what its codes say.
+    fn refresh_span(&mut self, span: u32) {
+        const WORDS: usize = (CODES_A_SPAN / CODES_A_WORD) as usize;
+        let codes: [u64; WORDS] =
+            std::array::from_fn(|word| self.get(Region::Codes, span as usize * WORDS + word));
+        let index = (CODE_WORDS + span / SPANS_A_WORD) as usize;
+        let bit = 1 << (span % SPANS_A_WORD);
+        let word = self.get(Region::Codes, index);
+        let refreshed = if codes.iter().any(|codes| *codes != 0) { word | bit } else { word & !bit };
+        if refreshed != word {
+            self.set(Region::Codes, index, refreshed);
+        }
     }
 
     /// Makes filter and overflow marks anew, without those that nothing needs any more. Each word goes from what admits
@@ -164,7 +191,7 @@ impl<C: Cells> Table<C> {
             for position in 0..self.used(family) {
                 let key = self.key_of(self.id_at(family, position));
                 let hash = self.hash(&key);
-                if family == Family::V6 {
+                for hash in [Some(hash), self.group_hash(&key)].into_iter().flatten() {
                     let (index, bits) = self.shape.bloom(hash);
                     filter[index as usize] |= bits;
                 }

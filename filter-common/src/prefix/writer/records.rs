@@ -9,10 +9,10 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Entry, Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, Record, SLOTS,
-    Step, WIDE, WIDE_LENGTH, record_word,
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, Range, Record,
+    SLOTS, Step, WIDE, WIDE_LENGTH, record_word,
 };
-use crate::prefix::reader::{find_below, record_in};
+use crate::prefix::reader::{find_in, record_in};
 
 impl<C: Cells> Table<C> {
     /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
@@ -189,7 +189,7 @@ impl<C: Cells> Table<C> {
     pub(super) fn inherited(&self, key: &Key) -> Record {
         let view = self.view();
         let (family, length) = key.family_and_length();
-        let floor = match family {
+        let last = match family {
             Family::V6 => Step::of(Family::V6, 0),
             Family::V4 => {
                 let network = code_range(key).0;
@@ -204,7 +204,8 @@ impl<C: Cells> Table<C> {
                 }
             }
         };
-        let found = find_below(&view, &self.shape, family, key.step, floor, key.high, key.low);
+        let range = Range { before: key.step, last };
+        let found = find_in(&view, &self.shape, range, key.high, key.low);
         found.map_or_else(Record::default, |id| self.record(id))
     }
 

@@ -10,8 +10,8 @@ use crate::packet::Address;
 use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
-use crate::prefix::layout::{BUCKET_SLOTS, Family, Record, STEPS, Step};
-use crate::prefix::reader::find_below;
+use crate::prefix::layout::{BUCKET_SLOTS, Family, Range, Record, STEPS, Step};
+use crate::prefix::reader::find_in;
 
 impl<C: Cells> Table<C> {
     /// Finishes a change that was interrupted: makes anew all that only writers read, and brings the tables to what
@@ -142,16 +142,8 @@ impl<C: Cells> Table<C> {
                 Place::Taken { id, .. } => return wrong(format!("{key:?} has the record of {id}")),
                 _ => return wrong(format!("{key:?} is not in the buckets")),
             }
-            if find_below(
-                &self.view(),
-                &self.shape,
-                key.family(),
-                Step(key.step.0 + 1),
-                key.step,
-                key.high,
-                key.low,
-            )
-            .is_none()
+            let range = Range { before: Step(key.step.0 + 1), last: key.step };
+            if find_in(&self.view(), &self.shape, range, key.high, key.low).is_none()
                 || self.reader_misses(&key)
             {
                 return wrong(format!("readers don't find {key:?}"));
