@@ -6,7 +6,8 @@ use crate::command::{Run, step};
 use crate::setup::{self, Scope};
 
 /// The crates that only compile for BPF. All others are the workspace's default members.
-const BPF_CRATES: [&str; 4] = ["--package", "filter-ebpf", "--package", "flood-ebpf"];
+const BPF_CRATES: [&str; 6] =
+    ["--package", "filter-ebpf", "--package", "flood-ebpf", "--package", "bench-ebpf"];
 /// Apart from the host's: two compilers in one directory would undo each other's work.
 const BPF_TARGET_DIRECTORY: &str = "target/bpf-clippy";
 const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];

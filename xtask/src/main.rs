@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: everything that a contributor or CI does. Here the verbs are listed; each has a file.
 
+mod bench;
 mod ci;
 mod command;
 mod demo;
@@ -34,6 +35,8 @@ enum Verb {
     Vm(vm::Args),
     /// Build and run the demonstration
     Demo(demo::Args),
+    /// Measure the filter against its peers
+    Bench(bench::Args),
     /// Fuzz the parser against the naive model
     Fuzz(fuzz::Args),
     /// Run every check, as CI does
@@ -62,6 +65,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Ci(args) => ci::run(&args),
     }

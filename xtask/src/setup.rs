@@ -34,6 +34,10 @@ const TEST_PACKAGES: [(&str, &str); 5] = [
 /// What `vm` and `verify` need besides. The guest's busybox and kernels are not installed, but unpacked.
 const VM_PACKAGES: [(&str, &str); 1] = [("qemu-system-x86_64", "qemu-system-x86")];
 
+/// The filters that the bench compares with.
+const BENCH_PACKAGES: [(&str, &str); 4] =
+    [("xdp-filter", "xdp-tools"), ("nft", "nftables"), ("ipset", "ipset"), ("iptables", "iptables")];
+
 /// `cargo xtask setup`
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,13 +46,15 @@ pub struct Args {
     no_vm: bool,
 }
 
-/// What is needed: the tests on this kernel, or the virtual machines too.
+/// What is needed: the tests on this kernel, or what is for more besides.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Building, and testing on the running kernel.
     Tests,
     /// Virtual machines as well.
     Vm,
+    /// The bench's peers as well.
+    Bench,
 }
 
 /// The compiler for the BPF target.
@@ -82,8 +88,10 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn ensure_ready(scope: Scope) -> Result<Compiler> {
     let mut packages = Packages::of_this_machine();
     let mut needed = TEST_PACKAGES.to_vec();
-    if scope == Scope::Vm {
-        needed.extend(VM_PACKAGES);
+    match scope {
+        Scope::Tests => {}
+        Scope::Vm => needed.extend(VM_PACKAGES),
+        Scope::Bench => needed.extend(BENCH_PACKAGES),
     }
     packages.ensure_commands(&needed)?;
     let compiler = ensure_compiler(&mut packages)?;
