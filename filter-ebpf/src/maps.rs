@@ -17,9 +17,7 @@ use aya_ebpf::macros::btf_map;
 use filter_common::abi::{
     Counter, INTERFACE_SLOTS, Interface, MMAPABLE, REASON_SLOTS, SLOT_COUNTERS, TEST_SLOT,
 };
-use filter_common::prefix::{
-    CODE_WORDS, NOTE_WORDS, NOTES as NOTE_COUNT, SPAN_WORDS, STEPS as STEP_COUNT, header,
-};
+use filter_common::prefix::{ALL_CODE_WORDS, NOTE_WORDS, NOTES as NOTE_COUNT, STEPS as STEP_COUNT, header};
 
 use crate::word::{Line, Word};
 
@@ -45,7 +43,7 @@ pub static INTERFACES: Array<Interface, { INTERFACE_SLOTS as usize }> = Array::n
 pub static STEPS: Array<Line<4>, { STEP_COUNT as usize }, MMAP> = Array::new();
 
 #[btf_map(name = "codes")]
-pub static CODES: Array<Word, { (CODE_WORDS + SPAN_WORDS) as usize }, MMAP> = Array::new();
+pub static CODES: Array<Word, { ALL_CODE_WORDS as usize }, MMAP> = Array::new();
 
 #[btf_map(name = "bloom")]
 pub static BLOOM: Array<Word, SET_BY_LOADER, MMAP> = Array::new();

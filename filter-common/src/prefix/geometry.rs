@@ -1,6 +1,6 @@
 //! The arrays: which there are, how large, and what the words of the header mean.
 
-use super::layout::{BUCKET_SLOTS, CODE_WORDS, Family, ID_MASK, SPAN_WORDS, STEPS, Seeds, Shape};
+use super::layout::{ALL_CODE_WORDS, BUCKET_SLOTS, Family, ID_MASK, STEPS, Seeds, Shape};
 
 /// An array of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum Region {
     Header,
     /// 4 words a step: the next step, the mask, and the number of prefixes of this length.
     Steps,
-    /// 32 codes a word, and behind them the bits of the spans.
+    /// 32 codes a word, and behind them the bits of spans and blocks.
     Codes,
     /// The Bloom filter.
     Bloom,
@@ -135,9 +135,10 @@ impl Geometry {
     }
 
     /// Buckets: twice as many slots as entries, so that one key in 120 overflows when all is full.
+    #[expect(clippy::cast_possible_truncation, reason = "eight")]
     pub const fn buckets(self) -> u32 {
         const SMALLEST: u32 = 8;
-        2 * self.entries() / BUCKET_SLOTS as u32 + SMALLEST
+        self.entries() / (BUCKET_SLOTS as u32 / 2) + SMALLEST
     }
 
     /// Words of the Bloom filter: 16 bits for each key in it, so that one word in a hundred admits in vain. IPv6 entries
@@ -156,7 +157,7 @@ impl Geometry {
         match region {
             Region::Header => 1,
             Region::Steps => STEPS,
-            Region::Codes => CODE_WORDS + SPAN_WORDS,
+            Region::Codes => ALL_CODE_WORDS,
             Region::Bloom => self.bloom_words(),
             Region::Buckets => self.buckets(),
             Region::Records | Region::Entries => self.ids(),

@@ -18,8 +18,15 @@ pub const CHOICES: u32 = 8;
 pub const CODE_WORDS: u32 = 1 << 19;
 
 /// Words with a bit for each IPv4 /16, set where one of its codes is not zero: 8 KiB, which stay in the first-level cache,
-/// and end most look-ups of small sets.
+/// and end most look-ups of small sets. Behind them lie [`BLOCK_WORDS`].
 pub const SPAN_WORDS: u32 = 1 << 10;
+
+/// Words with a bit for each IPv4 /22, one word a /16, likewise: 512 KiB, for the second-level cache, which end four
+/// look-ups of five among a million addresses.
+pub const BLOCK_WORDS: u32 = 1 << 16;
+
+/// Words of the array that holds codes, spans and blocks.
+pub const ALL_CODE_WORDS: u32 = CODE_WORDS + SPAN_WORDS + BLOCK_WORDS;
 
 /// Bits in a word of these.
 pub const SPANS_A_WORD: u32 = 64;
@@ -144,7 +151,7 @@ pub trait Memory {
     type Line: Line;
     /// A step.
     type Step: Line;
-    /// 32 codes, or bits of 64 spans.
+    /// 32 codes, or bits of 64 spans or blocks.
     fn codes(&self, index: u32) -> Option<u64>;
     /// A step: the next step and two words of mask.
     fn step(&self, index: u32) -> Option<Self::Step>;
@@ -197,7 +204,6 @@ impl Shape {
         /// 2^32 over the golden ratio: its small multiples lie far from each other.
         const APART: u32 = 0x9e37_79b9;
         let stride = APART.wrapping_add(hash.tag() >> 3);
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half of 64 bits")]
         let place = ((hash.0 >> 32) as u32).wrapping_add(choice.wrapping_mul(stride));
         scaled(place, self.buckets)
     }
@@ -228,10 +234,7 @@ impl Hash {
 /// `place` of 2^32 as a place of `count`, without a division (Lemire, *Fast random integer generation*, 2019).
 #[inline(always)] // as `Shape::hash`
 fn scaled(place: u32, count: u32) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "less than `count`")]
-    {
-        ((u64::from(place) * u64::from(count)) >> 32) as u32
-    }
+    ((u64::from(place) * u64::from(count)) >> 32) as u32
 }
 
 /// The finalizer of MurmurHash3 (Appleby, public domain): each bit of `x` decides about half of those that come out.
@@ -310,7 +313,6 @@ impl Switch {
     #[inline(always)] // as `Shape::hash`
     pub const fn pending(self) -> Option<(usize, u32)> {
         let pending = (self.0 >> 8 & 1) as usize;
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
         let confirm_by_s = (self.0 >> 32) as u32;
         if pending == self.active() { None } else { Some((pending, confirm_by_s)) }
     }

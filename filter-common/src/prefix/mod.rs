@@ -4,8 +4,8 @@
 //!
 //! Flat arrays of 64-bit words. A packet touches them in this order:
 //!
-//! 1. **codes** (IPv4): a bit for each /16 says whether any prefix has to do with it; two bits for each /24, whether a
-//!    prefix of at most 24 bits covers it, and whether a longer one lies in it. Most clean packets end here.
+//! 1. **codes** (IPv4): a bit for each /16 and for each /22 says whether any prefix has to do with it; two bits for each
+//!    /24, whether a prefix of at most 24 bits covers it, and whether a longer one lies in it. Most clean packets end here.
 //! 2. **steps**: for each length the next shorter one in use, and its mask. A look-up tries the lengths in use
 //!    from long to short.
 //! 3. **bloom**: a Bloom filter over (length, prefix), three bits of one word each, so that a length without a prefix
@@ -60,8 +60,8 @@ pub use cells::{Cells, OwnCells, View};
 pub use entry::{Entry, Key};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
-    BUCKET_SLOTS, CODE_WORDS, Family, Hash, Line, Memory, REST_S, Range, Record, SLOTS, SPAN_WORDS, STEPS,
-    Seeds, Shape, Step, Switch, mask, words_of,
+    ALL_CODE_WORDS, BUCKET_SLOTS, Family, Hash, Line, Memory, REST_S, Range, Record, SLOTS, STEPS, Seeds,
+    Shape, Step, Switch, mask, words_of,
 };
 pub use reader::{find, find_exactly, find_in, range_of, record};
 #[cfg(any(test, feature = "writer"))]

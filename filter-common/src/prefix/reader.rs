@@ -4,8 +4,8 @@ use core::hint::black_box;
 
 use super::layout::{
     BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, ID_MASK, Line,
-    Memory, NARROW, OVERFLOW, Range, Record, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH, record_word,
-    words_of,
+    Memory, NARROW, OVERFLOW, Range, Record, SPAN_WORDS, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH,
+    record_word, words_of,
 };
 use crate::packet::Address;
 
@@ -36,10 +36,13 @@ pub fn range_of<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64)
 
 #[inline(always)] // as `record`
 fn range_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Range> {
-    #[expect(clippy::cast_possible_truncation, reason = "the upper 24 bits")]
     let network = (high >> 40) as u32;
     let span = network >> 8;
     if memory.codes(CODE_WORDS + span / SPANS_A_WORD)? >> (span % SPANS_A_WORD) & 1 == 0 {
+        return None;
+    }
+    let block = network >> 2 & 63;
+    if memory.codes(CODE_WORDS + SPAN_WORDS + span)? >> block & 1 == 0 {
         return None;
     }
     let codes = memory.codes(network / CODES_A_WORD)?;
@@ -117,10 +120,12 @@ pub fn find_exactly<M: Memory>(
         let id = id as u32;
         if id != 0 {
             memory.expect(id);
-            let record = memory.record(id)?;
-            let wrong = (record.word(record_word::HIGH) ^ high)
-                | (record.word(record_word::LOW) ^ low)
-                | (record.word(record_word::STEP) ^ u64::from(step.0));
+            // An id beyond the records is of no key, as is one of another prefix.
+            let wrong = memory.record(id).map_or(1, |record| {
+                (record.word(record_word::HIGH) ^ high)
+                    | (record.word(record_word::LOW) ^ low)
+                    | (record.word(record_word::STEP) ^ u64::from(step.0))
+            });
             if wrong == 0 {
                 return Some(id);
             }

@@ -7,7 +7,7 @@ use crate::prefix::entry::Key;
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
     BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, NARROW,
-    OVERFLOW, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, mask,
+    OVERFLOW, SPAN_WORDS, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, mask,
 };
 
 /// Codes of a /16.
@@ -168,17 +168,27 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Brings the bit of a /16 to what its codes say.
+    /// Brings the bits of a /16, and of the /22s in it, to what their codes say.
     fn refresh_span(&mut self, span: u32) {
         const WORDS: usize = (CODES_A_SPAN / CODES_A_WORD) as usize;
-        let codes: [u64; WORDS] =
-            std::array::from_fn(|word| self.get(Region::Codes, span as usize * WORDS + word));
-        let index = (CODE_WORDS + span / SPANS_A_WORD) as usize;
+        let mut blocks = 0;
+        for word in 0..WORDS {
+            // Four codes are a byte.
+            let codes = self.get(Region::Codes, span as usize * WORDS + word).to_le_bytes();
+            for (position, _) in codes.iter().enumerate().filter(|(_, codes)| **codes != 0) {
+                blocks |= 1u64 << (8 * word + position);
+            }
+        }
+        let at = (CODE_WORDS + SPAN_WORDS + span) as usize;
+        if self.get(Region::Codes, at) != blocks {
+            self.set(Region::Codes, at, blocks);
+        }
+        let at = (CODE_WORDS + span / SPANS_A_WORD) as usize;
         let bit = 1 << (span % SPANS_A_WORD);
-        let word = self.get(Region::Codes, index);
-        let refreshed = if codes.iter().any(|codes| *codes != 0) { word | bit } else { word & !bit };
+        let word = self.get(Region::Codes, at);
+        let refreshed = if blocks == 0 { word & !bit } else { word | bit };
         if refreshed != word {
-            self.set(Region::Codes, index, refreshed);
+            self.set(Region::Codes, at, refreshed);
         }
     }
 

@@ -293,18 +293,12 @@ impl Slot {
 
     /// Id of the record; zero where the slot is free.
     pub(super) const fn id(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
-        {
-            (self.0 & ID_MASK) as u32
-        }
+        (self.0 & ID_MASK) as u32
     }
 
     /// The tag.
     pub(super) const fn tag(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-        {
-            (self.0 >> 32) as u32
-        }
+        (self.0 >> 32) as u32
     }
 }
 
