@@ -405,7 +405,7 @@ fn the_kernel_decides_as_the_model_says_after_any_sequence_of_changes() {
             rested_s += REST_S;
             let edits = some_change(&mut random, &mut model, &table, monotonic_now_s());
             let keys: Vec<_> = edits.iter().filter_map(|edit| key_of(&table, edit)).collect();
-            table.apply(&edits, rested_s).unwrap();
+            table.apply(&edits, &StoppedClock(rested_s)).unwrap();
             let active = random.u8(0..2);
             let (state, slot) = match random.u8(0..4) {
                 0 => (Switch::trying(active, FOREVER), usize::from(1 - active)),
@@ -577,7 +577,7 @@ fn churn(stop: &AtomicBool, kept: &BTreeSet<prefix::Key>) -> u64 {
                 None => {}
             }
         }
-        match table.apply(&edits, monotonic_now_s()) {
+        match table.apply(&edits, &StoppedClock(monotonic_now_s())) {
             Ok(()) => changes += edits.len() as u64,
             Err(Refused::Resting(_)) => thread::sleep(Duration::from_millis(20)),
             Err(refused) => panic!("{refused}"),

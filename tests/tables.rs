@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use filter_common::abi::{Counter, action};
+use filter_common::offline::StoppedClock;
 use filter_common::packet::Address;
 use filter_common::prefix::{
     Cells, Edit, Entry, Family, Geometry, Key, NOTES, OwnCells, REST_S, Refused, Region, Seeds, Step, Table,
@@ -30,7 +31,7 @@ fn tables_equal_the_model_after_any_sequence_of_changes() {
             let edits = some_change(&mut random, &mut model, &table, now_s);
             let keys: Vec<_> = edits.iter().filter_map(|edit| key_of(&table, edit)).collect();
             now_s += REST_S;
-            table.apply(&edits, now_s).unwrap();
+            table.apply(&edits, &StoppedClock(now_s)).unwrap();
             compare(&mut random, &model, &table, &keys);
         }
         table.check().unwrap();
@@ -47,7 +48,7 @@ fn tables_equal_the_model_after_any_sequence_of_changes() {
         }
         // And all the way down again.
         let edits: Vec<_> = table.entries().map(|(id, _)| Edit::Remove(id)).collect();
-        table.apply(&edits, now_s).unwrap();
+        table.apply(&edits, &StoppedClock(now_s)).unwrap();
         table.check().unwrap();
         for region in [Region::Codes, Region::Buckets] {
             let words = SMALL.elements(region) * region.words();
@@ -59,7 +60,7 @@ fn tables_equal_the_model_after_any_sequence_of_changes() {
     }
 }
 
-/// Cells that stop storing after a number of stores, as a process does that is killed.
+/// Cells that end the writer after a number of stores, as one that is killed.
 struct Dying {
     cells: OwnCells,
     left: Cell<u64>,
@@ -75,7 +76,8 @@ impl Cells for Dying {
         for (cell, word) in self.cells(region, first, N).iter().zip(words) {
             if self.left.get() == 0 {
                 self.lost.fetch_add(1, Ordering::Relaxed);
-                continue;
+                // Without a word: this is no failure.
+                std::panic::resume_unwind(Box::new(()));
             }
             self.left.set(self.left.get() - 1);
             cell.store(word, Ordering::Release);
@@ -99,9 +101,9 @@ fn a_writer_may_die_at_any_store() {
             now_s += REST_S;
             let most = if random.bool() { 40 } else { 4000 };
             table.cells().left.set(random.u64(0..most));
-            // Dead or not, it goes on to the end in this process, reading what is there.
-            let outcome =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| table.apply(&edits, now_s)));
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                table.apply(&edits, &StoppedClock(now_s))
+            }));
             let died = table.cells().lost.swap(0, Ordering::Relaxed) > 0;
             table.cells().left.set(u64::MAX);
             assert!(died || matches!(outcome, Ok(Ok(()))));
@@ -132,11 +134,11 @@ fn a_writer_may_die_at_any_store() {
                     for _ in 0..2 {
                         reopened.cells().left.set(random.u64(0..3000));
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                            reopened.recover(now_s)
+                            reopened.recover(&StoppedClock(now_s))
                         }));
                         reopened.cells().left.set(u64::MAX);
                     }
-                    reopened.recover(now_s);
+                    reopened.recover(&StoppedClock(now_s)).unwrap();
                 }
                 // Each change was made or not; and the tables are what the entries say.
                 for edit in &edits {
@@ -180,20 +182,58 @@ fn keys_that_all_collide_are_found_and_one_too_many_is_refused() {
     let mut table = Table::create(OwnCells::new(SMALL), SMALL, Seeds([0; 3]));
     let entries: Vec<_> = (1..=9).map(|last| block([192, 0, 2, last], 32)).collect();
     for entry in &entries[..8] {
-        table.apply(&[Edit::Insert(*entry)], 10).unwrap();
+        table.apply(&[Edit::Insert(*entry)], &StoppedClock(10)).unwrap();
     }
     table.check().unwrap();
-    assert_eq!(table.apply(&[Edit::Insert(entries[8])], 10), Err(Refused::NoPlace));
+    assert_eq!(table.apply(&[Edit::Insert(entries[8])], &StoppedClock(10)), Err(Refused::NoPlace));
     table.check().unwrap();
     for (position, entry) in entries.iter().enumerate() {
         assert_eq!(table.lookup(&entry.key).is_some(), position < 8);
     }
     // A hole in the first choice does not hide those behind it.
     let first = table.lookup(&entries[0].key).unwrap();
-    table.apply(&[Edit::Remove(first)], 10).unwrap();
+    table.apply(&[Edit::Remove(first)], &StoppedClock(10)).unwrap();
     table.check().unwrap();
-    table.apply(&[Edit::Insert(entries[8])], 10).unwrap();
+    table.apply(&[Edit::Insert(entries[8])], &StoppedClock(10)).unwrap();
     table.check().unwrap();
+}
+
+#[test]
+fn a_writer_may_die_while_it_finds_no_place() {
+    // As above, every key collides, and the ninth has no place.
+    for deaths in 0..400 {
+        let cells = Dying { cells: OwnCells::new(SMALL), left: Cell::new(u64::MAX), lost: AtomicU64::new(0) };
+        let mut table = Table::create(cells, SMALL, Seeds([0; 3]));
+        let entries: Vec<_> = (1..=12).map(|last| block([192, 0, 2, last], 32)).collect();
+        let first: Vec<_> = entries[..7].iter().map(|entry| Edit::Insert(*entry)).collect();
+        table.apply(&first, &StoppedClock(10)).unwrap();
+        let id = table.lookup(&entries[0].key).unwrap();
+        let change = [
+            Edit::Update { id, slots: 3, until_s: 50, note: 0 },
+            Edit::Insert(entries[7]),
+            Edit::Insert(entries[8]),
+            Edit::Insert(entries[9]),
+        ];
+        table.cells().left.set(deaths);
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            table.apply(&change, &StoppedClock(20))
+        }));
+        table.cells().left.set(u64::MAX);
+        let died = table.cells().lost.swap(0, Ordering::Relaxed) > 0;
+        let mut table = Table::open(table.into_cells(), SMALL, Seeds([0; 3]));
+        if table.is_dirty() {
+            table.recover(&StoppedClock(20)).unwrap();
+        }
+        table.check().unwrap_or_else(|wrong| panic!("dead after {deaths} stores: {wrong}"));
+        for entry in &entries[..7] {
+            assert!(table.lookup(&entry.key).is_some(), "dead after {deaths} stores");
+        }
+        if !died {
+            // Refused as a whole: the update is taken back as well.
+            assert_eq!(table.entry(id).unwrap().until_s, FOREVER);
+            assert_eq!(table.used(Family::V4), 7);
+        }
+    }
 }
 
 #[test]
@@ -202,17 +242,17 @@ fn full_is_refused_before_anything_changes_and_ids_rest() {
     let mut table = Table::create(OwnCells::new(geometry), geometry, Seeds([1, 2, 3]));
     let insert = |last| Edit::Insert(block([192, 0, 2, last], 32));
     let five: Vec<_> = (1..=5).map(insert).collect();
-    assert_eq!(table.apply(&five, 10), Err(Refused::Full));
+    assert_eq!(table.apply(&five, &StoppedClock(10)), Err(Refused::Full));
     assert_eq!((table.used(Family::V4), table.generation()), (0, 0));
-    table.apply(&five[..4], 10).unwrap();
+    table.apply(&five[..4], &StoppedClock(10)).unwrap();
     // The room of IPv6 is not IPv4's, though its id is free.
-    assert_eq!(table.apply(&five[4..], 10), Err(Refused::Full));
+    assert_eq!(table.apply(&five[4..], &StoppedClock(10)), Err(Refused::Full));
     let all: Vec<_> = table.entries().map(|(id, _)| Edit::Remove(id)).collect();
-    table.apply(&all, 10).unwrap();
+    table.apply(&all, &StoppedClock(10)).unwrap();
     // One id was never used; the others rest.
-    assert_eq!(table.apply(&five[..2], 11), Err(Refused::Resting(10 + REST_S)));
-    table.apply(&five[..1], 11).unwrap();
-    table.apply(&five[1..3], 10 + REST_S).unwrap();
+    assert_eq!(table.apply(&five[..2], &StoppedClock(11)), Err(Refused::Resting(10 + REST_S)));
+    table.apply(&five[..1], &StoppedClock(11)).unwrap();
+    table.apply(&five[1..3], &StoppedClock(10 + REST_S)).unwrap();
     table.check().unwrap();
 }
 
@@ -221,13 +261,13 @@ fn counters_are_never_zeroed_and_a_new_entry_starts_at_zero() {
     let geometry = Geometry { capacity_v4: 1, capacity_v6: 0, cpus: 2 };
     let mut table = Table::create(OwnCells::new(geometry), geometry, Seeds([1, 2, 3]));
     let insert = |last| Edit::Insert(block([192, 0, 2, last], 32));
-    table.apply(&[insert(1)], 10).unwrap();
+    table.apply(&[insert(1)], &StoppedClock(10)).unwrap();
     for cpu in 0..2 {
         table.cells().cells(Region::Counters, 2 * (2 * cpu + 1), 1)[0].store(7, Ordering::Relaxed);
     }
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 14);
-    table.apply(&[Edit::Remove(1)], 10).unwrap();
-    table.apply(&[insert(2)], 20).unwrap();
+    table.apply(&[Edit::Remove(1)], &StoppedClock(10)).unwrap();
+    table.apply(&[insert(2)], &StoppedClock(20)).unwrap();
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 0);
     table.cells().cells(Region::Counters, 2, 1)[0].store(8, Ordering::Relaxed);
     assert_eq!(table.counted(1, &table.entry(1).unwrap()).packets, 1);
@@ -245,12 +285,12 @@ fn notes_are_shared_and_their_places_used_again() {
     assert_eq!(table.note(other), ("list:drop".into(), "SYN flood".into()));
     table.release_note(flood);
     let entry = Entry { note: flood, ..block([192, 0, 2, 1], 32) };
-    table.apply(&[Edit::Insert(entry)], 10).unwrap();
+    table.apply(&[Edit::Insert(entry)], &StoppedClock(10)).unwrap();
     table.release_note(flood);
     // The entry alone holds it now.
     assert_ne!(table.hold_note("manual", "another"), Ok(flood));
     let id = table.lookup(&entry.key).unwrap();
-    table.apply(&[Edit::Remove(id)], 10).unwrap();
+    table.apply(&[Edit::Remove(id)], &StoppedClock(10)).unwrap();
     assert_eq!(table.hold_note("manual", "a third"), Ok(flood));
     let mut kept = 3;
     let refused = loop {
@@ -270,7 +310,7 @@ fn the_widest_prefixes_are_bounded_and_leave_nothing() {
         [([0; 4], 0), ([10, 0, 0, 0], 8), ([10, 1, 0, 0], 16), ([10, 1, 2, 0], 24), ([10, 1, 2, 3], 32)];
     let edits: Vec<_> =
         prefixes.iter().map(|(prefix, length)| Edit::Insert(block(*prefix, *length))).collect();
-    table.apply(&edits, 10).unwrap();
+    table.apply(&edits, &StoppedClock(10)).unwrap();
     table.check().unwrap();
     let names = |table: &Table<OwnCells>, octets| {
         let record = table.find(&Address::V4(octets))?;
@@ -284,7 +324,7 @@ fn the_widest_prefixes_are_bounded_and_leave_nothing() {
     );
     for length in [8, 0] {
         let id = table.entries().find(|(_, entry)| entry.key.family_and_length().1 == length).unwrap().0;
-        table.apply(&[Edit::Remove(id)], 10).unwrap();
+        table.apply(&[Edit::Remove(id)], &StoppedClock(10)).unwrap();
         table.check().unwrap();
     }
     assert_eq!(names(&table, [10, 1, 200, 0]), Some(16));

@@ -288,6 +288,9 @@ impl Record {
 ///
 /// From the lowest byte on: the active slot, the pending slot; in the upper half the second of the clock at which the
 /// pending one lapses unless it was confirmed. Where both are the same, nothing is pending.
+///
+/// A reader copies a record before it looks at the switch. So a slot may be put in force no sooner than [`REST_S`] after
+/// the last store that filled it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Switch(pub u64);
 

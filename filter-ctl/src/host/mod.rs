@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use filter_common::Clock;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Runs one netlink conversation to its end.
@@ -24,6 +25,15 @@ pub fn monotonic_now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+/// [`monotonic_now_s`] as the clock of the tables.
+pub struct Monotonic;
+
+impl Clock for Monotonic {
+    fn now_s(&self) -> u32 {
+        monotonic_now_s()
+    }
 }
 
 /// [`monotonic_now`] in whole seconds.

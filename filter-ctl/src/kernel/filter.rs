@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use filter_common::Reason;
 use filter_common::abi::{self, Counter};
-use filter_common::prefix::{self, Edit, Family, Geometry, Refused, Table};
+use filter_common::prefix::{self, Edit, Family, Geometry, REST_S, Refused, Table};
+use filter_common::{NO_ENTRY, Reason};
 use thiserror::Error;
 
 use super::interface::{self, Loaded};
@@ -16,9 +16,9 @@ use super::mapped::MappedCells;
 use super::maps::{self, Maps};
 use super::pins::{self, Lock, NotLoaded, Pins, Set};
 use super::resize;
-use crate::host::monotonic_now_s;
+use crate::host::{Monotonic, monotonic_now_s};
 use crate::plan::{self, Change, Current, Effect, Room, Step};
-use crate::policy::{Deadline, Entry, Key, Owner, ReasonText};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, ReasonText};
 
 /// Entries of a change from which on all arrays are mapped whole: below, the pieces that it touches cost less.
 const MANY: usize = 512;
@@ -79,7 +79,7 @@ impl Filter {
 
     /// As [`Filter::open`], by a caller that has the lock.
     pub(super) fn open_locked(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
-        let (sets, incomplete) = pins.sets()?;
+        let (mut sets, incomplete) = pins.sets()?;
         for directory in &incomplete {
             pins::remove_incomplete(directory)?;
         }
@@ -101,8 +101,14 @@ impl Filter {
         let table = maps::open_table(&set)?;
         let mut filter = Self { pins, maps, set, table, _lock: lock };
         filter.recover()?;
-        for older in &sets[..sets.len() - 1] {
-            resize::adopt(&mut filter, older, false).context("could not finish making the tables anew")?;
+        sets.pop();
+        for older in sets {
+            // Where it can't be finished, it is taken back; then the older tables are in force, and all is well.
+            if let Err(error) = resize::adopt(&mut filter, older)
+                && error.is::<PartlyApplied>()
+            {
+                return Err(error);
+            }
         }
         Ok(filter)
     }
@@ -145,6 +151,14 @@ impl Filter {
     pub fn entries(&self) -> Result<Vec<(u32, Entry)>> {
         self.map_for(self.len())?;
         let mut notes = Notes::default();
+        let readable = self.table.entries().count();
+        ensure!(
+            readable == self.len(),
+            "{} of {} entries can't be read: the tables hold what filter-ctl never writes; `filter-ctl unload --all` and load \
+             again",
+            self.len() - readable,
+            self.len()
+        );
         self.table.entries().map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
     }
 
@@ -262,14 +276,13 @@ impl Filter {
         self.map_for(count)?;
         let (steps, effect) = plan::plan(&Held::new(&self.table), change)?;
         let mut held: HashMap<(Owner, ReasonText), u16> = HashMap::new();
-        let changed = self.edits(&steps, &mut held).and_then(|edits| {
-            self.apply(&edits)?;
-            self.read_back(&steps)
-        });
+        let changed = self.edits(&steps, &mut held).and_then(|edits| self.apply(&edits));
         for note in held.into_values() {
             self.table.release_note(note);
         }
-        changed.map(|()| effect)
+        changed?;
+        self.read_back(&steps).map_err(|error| PartlyApplied(format!("{error:#}")))?;
+        Ok(effect)
     }
 
     /// The steps as the tables' writer takes them. Holds the notes that they need.
@@ -318,10 +331,11 @@ impl Filter {
     fn apply(&mut self, edits: &[Edit]) -> Result<()> {
         /// How often the clock is looked at while ids rest, which takes a second or two.
         const LOOK: Duration = Duration::from_millis(50);
+        let deadline_s = monotonic_now_s() + 2 * REST_S;
         loop {
-            match self.table.apply(edits, monotonic_now_s()) {
+            match self.table.apply(edits, &Monotonic) {
                 Ok(()) => return Ok(()),
-                Err(Refused::Resting(_)) => thread::sleep(LOOK),
+                Err(Refused::Resting(_)) if monotonic_now_s() < deadline_s => thread::sleep(LOOK),
                 Err(refused) => return Err(anyhow!(refused).context("nothing was changed")),
             }
         }
@@ -336,7 +350,14 @@ impl Filter {
             let held = self.table.lookup(&key).and_then(|id| self.table.entry(id));
             let is_right = match step {
                 Step::Remove(..) => held.is_none(),
-                _ => held.is_some_and(|held| held.until_s == entry.until.0) && self.table.is_published(&key),
+                _ => {
+                    let seen = self.table.seen(&key).map(|record| match entry.key.action {
+                        Action::Allow => record.allow(0),
+                        Action::Block => record.block(0),
+                    });
+                    held.is_some_and(|held| held.until_s == entry.until.0)
+                        && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
+                }
             };
             ensure!(
                 is_right,
@@ -353,7 +374,7 @@ impl Filter {
         interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
         if self.table.is_dirty() {
             self.table.cells().map_all()?;
-            self.table.recover(monotonic_now_s());
+            self.table.recover(&Monotonic)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_obj::programs::XdpAttachType;
 use filter_common::abi::{
     self, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT, global,
 };
@@ -228,29 +229,39 @@ impl Program<'_> {
         Ok(object)
     }
 
-    /// Puts the program `name` behind the link of an interface, in place of the one that is there, in one step, and pins
-    /// it.
+    /// Loads the program `name` and pins it for an interface, without effect on it.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses; then the other one runs on.
-    pub fn replace(&self, pins: &Pins, interface: &str, name: &str) -> Result<()> {
+    /// If the kernel refuses.
+    pub fn prepare(&self, interface: &str, name: &str) -> Result<()> {
         let mut object = self.load(if name == FRAGS_PROGRAM { FRAGS_OBJECT } else { OBJECT }, name)?;
-        let path = pins.link(interface);
-        let link = PinnedLink::from_pin(&path)
-            .with_context(|| format!("could not open the link {}", path.display()))?;
-        let link = XdpLink::try_from(FdLink::from(link)).context("it is no XDP link")?;
-        let program = xdp(&mut object, name)?;
-        // The pin comes first: a program that runs and is not pinned would not be taken for ours.
-        remove_pin(&self.set.program(interface))?;
-        program
-            .pin(self.set.program(interface))
-            .with_context(|| format!("could not pin the program of {interface}"))?;
-        program
-            .attach_to_link(link)
-            .map(drop)
-            .with_context(|| format!("{interface}: the kernel did not put the new program in place"))
+        let path = self.set.program(interface);
+        remove_pin(&path)?;
+        xdp(&mut object, name)?
+            .pin(&path)
+            .with_context(|| format!("could not pin the program of {interface}"))
     }
+}
+
+/// Puts the program that `set` has pinned for an interface behind its link, in place of the one that is there, in one
+/// step.
+///
+/// # Errors
+///
+/// If there is no such program, or the kernel refuses; then the other one runs on.
+pub(super) fn switch_to(set: &Set, interface: &str) -> Result<()> {
+    let path = set.program(interface);
+    let mut program = Xdp::from_pin(&path, XdpAttachType::Interface)
+        .with_context(|| format!("could not open the program {}", path.display()))?;
+    let path = set.pins().link(interface);
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link = XdpLink::try_from(FdLink::from(link)).context("it is no XDP link")?;
+    program
+        .attach_to_link(link)
+        .map(drop)
+        .with_context(|| format!("{interface}: the kernel did not put the new program in place"))
 }
 
 fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp> {

@@ -67,12 +67,20 @@ fn load_locked(
     options: LoadOptions,
     loaded: &mut Vec<String>,
 ) -> Result<(Vec<LoadOutcome>, Geometry)> {
+    // What an interrupted resize left is finished before anybody asks which programs run.
+    let opened = match pins.set()? {
+        Some(_) => Some(open_or_create(pins, lock, options)?),
+        None => None,
+    };
     let present = interface::inspect_all(pins)?;
     let to_load: Vec<&Device> = targets
         .iter()
         .filter_map(|device| unless_loaded(device, &present, options.mode))
         .collect::<Result<_>>()?;
-    let mut filter = open_or_create(pins, lock, options)?;
+    let mut filter = match opened {
+        Some(filter) => filter,
+        None => open_or_create(pins, lock, options)?,
+    };
     for device in &to_load {
         interface::attach(&mut filter, device, options.mode, monotonic_now_s(), options.verbose)?;
         loaded.push(device.name.clone());
@@ -96,7 +104,7 @@ fn open_or_create(pins: &Pins, lock: &Arc<Lock>, options: LoadOptions) -> Result
             options.max_v4.unwrap_or(DEFAULT_MAX_V4),
             options.max_v6.unwrap_or(DEFAULT_MAX_V6),
         )?;
-        resize::create_set(pins, geometry, options.verbose, |_| Ok(()))?;
+        resize::create_set(pins, geometry, options.verbose, |_, _| Ok(()))?;
     }
     let filter = Filter::open_locked(pins.clone(), Arc::clone(lock))?;
     let there = filter.geometry();

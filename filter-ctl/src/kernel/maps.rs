@@ -96,7 +96,14 @@ pub fn open_table(set: &Set) -> Result<Table<MappedCells>> {
     for spec in &abi::MAPS {
         check(&set.map(spec), spec, geometry)?;
     }
-    Ok(Table::open(MappedCells::open(set, geometry)?, geometry, seeds))
+    let table = Table::open(MappedCells::open(set, geometry)?, geometry, seeds);
+    table.check_header().with_context(|| {
+        format!(
+            "{} holds what filter-ctl never writes; `filter-ctl unload --all` and load again",
+            set.map(&HEADER).display()
+        )
+    })?;
+    Ok(table)
 }
 
 /// Sizes and seeds from the header of a set.

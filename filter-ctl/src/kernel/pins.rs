@@ -318,13 +318,28 @@ impl Set {
         Ok(Self { directory, ..self })
     }
 
+    /// Takes its name away, so that nobody takes it for a complete set any more.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be renamed.
+    pub fn retire(self) -> Result<Self> {
+        let directory = self.pins.abi().join(format!("{NEW_DIRECTORY}{}", self.number));
+        fs::rename(&self.directory, &directory)
+            .with_context(|| format!("could not rename {}", self.directory.display()))?;
+        Ok(Self { directory, ..self })
+    }
+
     /// Removes its pins. What the kernel still uses lives on until it no longer does.
     ///
     /// # Errors
     ///
     /// If something can't be removed.
-    pub fn remove(&self) -> Result<()> {
-        remove_tree(&self.directory, 1)
+    pub fn remove(self) -> Result<()> {
+        let is_complete =
+            self.directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SET_DIRECTORY));
+        let set = if is_complete { self.retire()? } else { self };
+        remove_tree(&set.directory, 1)
     }
 }
 

@@ -1,25 +1,27 @@
 //! Sets of tables: making one, and putting another in place of the one in use.
 //!
-//! A map can't grow. So a larger set is made and filled beside the one in use, named as complete, and then the program
-//! behind each link is replaced by one that uses it: in one step for each interface, and every packet meets a program
-//! and tables that hold all entries. What the old programs counted up to that moment is credited to the entries in the
-//! new set, and then the old set goes. Whoever dies on the way leaves either an incomplete set, which the next command
-//! removes, or two complete ones, from which it goes on.
+//! A map can't grow. So a larger set is made and filled beside the one in use, programs that use it are loaded for each
+//! interface, and only then it is named as complete. What is left is to replace the program behind each link: in one
+//! step for each interface, and every packet meets a program and tables that hold all entries. What the old programs
+//! counted up to that moment is credited to the entries in the new set, and then the old set goes.
+//!
+//! Whoever dies on the way leaves either an incomplete set, which the next command removes, or two complete ones, from
+//! which it goes on. Where the kernel refuses a link, those that were switched are switched back, and the new set goes.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::ProgramInfo;
-use filter_common::abi::PROGRAM;
+use filter_common::abi::{Counter, PROGRAM};
 use filter_common::prefix::{self, Edit, Family, Geometry, Seeds, Table};
 
-use super::filter::Filter;
+use super::filter::{Filter, PartlyApplied};
 use super::interface::{self, Program, State};
 use super::mapped::MappedCells;
 use super::maps;
 use super::pins::{Pins, Set};
-use crate::host::{memory_available, monotonic_now_s};
+use crate::host::{Monotonic, memory_available};
 
 /// How long a program may still be running after another took its place behind the link. It takes microseconds; this
 /// also covers a virtual CPU that is not scheduled meanwhile.
@@ -52,7 +54,8 @@ pub fn geometry(capacity_v4: u32, capacity_v6: u32) -> Result<Geometry> {
     Ok(geometry)
 }
 
-/// Makes a set of tables, with seeds of its own, and fills it; complete once this returns.
+/// Makes a set of tables, with seeds of its own, and has `fill` put into it what else it must have; complete once this
+/// returns.
 ///
 /// # Errors
 ///
@@ -61,21 +64,21 @@ pub fn create_set(
     pins: &Pins,
     geometry: Geometry,
     verbose: bool,
-    fill: impl Fn(&mut Table<MappedCells>) -> Result<()>,
+    fill: impl Fn(&Set, &mut Table<MappedCells>) -> Result<()>,
 ) -> Result<Set> {
     let set = pins.new_set()?;
     let made = (|| {
         let seeds = random_seeds()?;
         interface::create_maps(&set, geometry, seeds, verbose)?;
         let cells = MappedCells::open(&set, geometry)?;
-        fill(&mut Table::create(cells, geometry, seeds))
+        fill(&set, &mut Table::create(cells, geometry, seeds))
     })();
     match made {
         Ok(()) => set.complete(),
-        Err(error) => {
-            set.remove()?;
-            Err(error)
-        }
+        Err(error) => Err(match set.remove() {
+            Ok(()) => error,
+            Err(undo) => error.context(format!("what was made could not be removed: {undo:#}")),
+        }),
     }
 }
 
@@ -95,8 +98,8 @@ fn random_seeds() -> Result<Seeds> {
 ///
 /// # Errors
 ///
-/// If the entries don't fit, memory is short, or the kernel refuses; then everything is as it was.
-/// [`PartlyApplied`](super::filter::PartlyApplied) is no outcome: from a certain point on, the next command goes on.
+/// If the entries don't fit, memory is short, or the kernel refuses; then everything is as it was, or
+/// [`PartlyApplied`] says that it could not be put back.
 pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, verbose: bool) -> Result<()> {
     filter.clear_expired()?;
     let before = filter.geometry();
@@ -116,17 +119,38 @@ pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, ver
     }
     let geometry = geometry(max_v4.unwrap_or(before.capacity_v4), max_v6.unwrap_or(before.capacity_v6))?;
     filter.table.cells().map_all()?;
+    let running = running_with(filter.pins(), &filter.set)?;
+    let fill = |set: &Set, new: &mut Table<MappedCells>| {
+        copy(&filter.table, new)?;
+        running.iter().try_for_each(|(interface, program)| {
+            let slot = interface::slot_of(&filter.maps, interface)?;
+            let slot = slot.with_context(|| format!("{interface} has a program and no counters"))?;
+            Program { set, geometry, shape: new.shape(), slot, verbose }.prepare(interface, program)
+        })
+    };
     let mut tries = 0;
     let set = loop {
         tries += 1;
-        match create_set(filter.pins(), geometry, verbose, |new| copy(&filter.table, new)) {
-            Err(error) if tries < TRIES && error.is::<prefix::Refused>() => {}
-            made => break made?,
+        match create_set(filter.pins(), geometry, verbose, fill) {
+            Err(error) if tries < TRIES && error.downcast_ref() == Some(&prefix::Refused::NoPlace) => {}
+            made => break made.context("nothing was changed")?,
         }
     };
     let older = std::mem::replace(&mut filter.set, set);
     filter.table = maps::open_table(&filter.set)?;
-    adopt(filter, &older, verbose)
+    adopt(filter, older)
+}
+
+/// The interfaces whose link runs the program that `set` has pinned for them, and the names of these programs.
+fn running_with(pins: &Pins, set: &Set) -> Result<Vec<(String, String)>> {
+    let mut running = Vec::new();
+    for interface in pins.loaded_interfaces()? {
+        let Ok(info) = ProgramInfo::from_pin(set.program(&interface)) else { continue };
+        if interface::program_of(pins, &interface)? == Some(info.id()) {
+            running.push((interface, info.name_as_str().unwrap_or(PROGRAM).to_owned()));
+        }
+    }
+    Ok(running)
 }
 
 /// Copies all entries, with their notes and what they have counted so far.
@@ -146,7 +170,7 @@ fn copy(from: &Table<MappedCells>, to: &mut Table<MappedCells>) -> Result<()> {
         };
         edits.push(Edit::Insert(prefix::Entry { note, ..entry }));
     }
-    to.apply(&edits, monotonic_now_s())?;
+    to.apply(&edits, &Monotonic)?;
     for note in notes.into_values() {
         to.release_note(note);
     }
@@ -156,42 +180,62 @@ fn copy(from: &Table<MappedCells>, to: &mut Table<MappedCells>) -> Result<()> {
 
 /// Gives each entry what it had counted in the other table.
 fn credit(from: &Table<MappedCells>, to: &mut Table<MappedCells>) {
-    // Both are in the order of the same keys.
-    let ids: Vec<u32> = to.entries().map(|(id, _)| id).collect();
-    for (id, (old, entry)) in ids.into_iter().zip(from.entries()) {
-        to.credit(id, from.counted(old, &entry));
+    let ids: Vec<(u32, prefix::Key)> = to.entries().map(|(id, entry)| (id, entry.key)).collect();
+    // Both are in the order of keys.
+    let mut older = from.entries().peekable();
+    for (id, key) in ids {
+        while older.next_if(|(_, entry)| entry.key < key).is_some() {}
+        if let Some((old, entry)) = older.next_if(|(_, entry)| entry.key == key) {
+            to.credit(id, from.counted(old, &entry));
+        }
     }
 }
 
-/// Puts programs with the filter's tables in place of those that use the set `older`, and removes that set. Does
-/// whatever of it is left to do.
+/// Puts the programs of the filter's set in place of those that use the set `older`, and removes that set. Does whatever
+/// of it is left to do. Where the kernel refuses one, all go back to the older set, which is the filter's again.
 ///
 /// # Errors
 ///
-/// If the kernel refuses a program; then that interface runs on with the older tables, until a later command goes on.
-pub(super) fn adopt(filter: &mut Filter, older: &Set, verbose: bool) -> Result<()> {
-    let pins = filter.pins().clone();
-    let older_table = maps::open_table(older)?;
+/// What the kernel refused; [`PartlyApplied`] if it could not be put back either.
+pub(super) fn adopt(filter: &mut Filter, older: Set) -> Result<()> {
+    let older_table = maps::open_table(&older)?;
     older_table.cells().map_all()?;
     filter.table.cells().map_all()?;
-    for name in pins.loaded_interfaces()? {
-        let running = interface::program_of(&pins, &name)?;
-        let Ok(info) = ProgramInfo::from_pin(older.program(&name)) else { continue };
-        if running != Some(info.id()) {
-            continue;
-        }
-        let slot = interface::slot_of(&filter.maps, &name)?
-            .with_context(|| format!("{name} has a program and no counters; unload it and load it again"))?;
-        let program = Program {
-            set: &filter.set,
-            geometry: filter.table.geometry(),
-            shape: filter.table.shape(),
-            slot,
-            verbose,
-        };
-        program.replace(&pins, &name, info.name_as_str().unwrap_or(PROGRAM))?;
+    let waiting = running_with(filter.pins(), &older)?;
+    let switched = waiting.iter().try_for_each(|(interface, _)| interface::switch_to(&filter.set, interface));
+    if let Err(error) = switched {
+        return Err(match give_up(filter, older, older_table) {
+            Ok(()) => error.context("the tables are as they were"),
+            Err(undo) => PartlyApplied::after(&error, &undo).into(),
+        });
     }
     thread::sleep(RUN_OUT);
     credit(&older_table, &mut filter.table);
     older.remove()
+}
+
+/// Puts the older set in the place of the filter's, and removes that.
+fn give_up(filter: &mut Filter, older: Set, older_table: Table<MappedCells>) -> Result<()> {
+    for (interface, _) in running_with(filter.pins(), &filter.set)? {
+        interface::switch_to(&older, &interface)?;
+    }
+    let newer = std::mem::replace(&mut filter.set, older);
+    let newer_table = std::mem::replace(&mut filter.table, older_table);
+    // From here on nobody takes it up again. What its programs counted meanwhile is added to what the older ones had.
+    let newer = newer.retire()?;
+    thread::sleep(RUN_OUT);
+    let counted: Vec<_> =
+        newer_table.entries().map(|(id, entry)| (entry.key, newer_table.counter(id))).collect();
+    for (key, newly) in counted {
+        if let Some(id) = filter.table.lookup(&key)
+            && let Some(entry) = filter.table.entry(id)
+        {
+            let base = Counter {
+                packets: entry.base.packets.wrapping_sub(newly.packets),
+                bytes: entry.base.bytes.wrapping_sub(newly.bytes),
+            };
+            filter.table.set_base(id, base);
+        }
+    }
+    newer.remove()
 }

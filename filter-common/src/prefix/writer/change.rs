@@ -3,6 +3,7 @@
 use super::entries::order_of;
 use super::{CHANGING, Edit, Refused, Table, entry_word, halves, used_of};
 use crate::abi::Counter;
+use crate::decide::Clock;
 use crate::prefix::REST_S;
 use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Entry, Key, state, word};
@@ -14,20 +15,28 @@ impl<C: Cells> Table<C> {
     ///
     /// # Errors
     ///
-    /// [`Refused`]; then nothing is changed, but after [`Refused::NoPlace`], which takes new entries back, updates stay.
-    pub fn apply(&mut self, edits: &[Edit], now_s: u32) -> Result<(), Refused> {
+    /// [`Refused`]; then nothing is changed.
+    pub fn apply(&mut self, edits: &[Edit], clock: &impl Clock) -> Result<(), Refused> {
         if edits.is_empty() {
             return Ok(());
         }
-        let ids = self.reserve(edits, now_s)?;
+        let ids = self.reserve(edits, clock.now_s())?;
+        let updated = edits.iter().filter_map(|edit| match edit {
+            Edit::Update { id, .. } => Some((*id, self.read_entry(*id)?)),
+            _ => None,
+        });
+        let before: Vec<(u32, Entry)> = updated.collect();
         self.set_header(header::DIRTY, CHANGING);
         let touched = self.mark(edits, &ids);
-        if let Err(refused) = self.carry_out(&touched, now_s) {
-            // What was new is unwanted again; what was there is as it was asked to be.
+        if let Err(refused) = self.carry_out(&touched, clock) {
+            // What was new is unwanted again, and what was changed is to be what it was.
             for touched in touched.iter().filter(|touched| touched.kind == Kind::Insert) {
                 self.set_state(touched.id, state::REMOVING);
             }
-            self.recover(now_s);
+            for (id, entry) in before {
+                self.write_entry(id, &entry, state::ADDING);
+            }
+            self.recover(clock).map_err(|_| Refused::Damaged)?;
             return Err(refused);
         }
         Ok(())
@@ -51,7 +60,13 @@ impl<C: Cells> Table<C> {
         let mut free = self.header_u32(header::FREE_FIRST);
         let mut resting_until = 0;
         while ids.len() < needed && free != 0 {
+            if free >= self.geometry.ids() {
+                return Err(Refused::Damaged);
+            }
             let (next, since_s) = halves(self.get(Region::Entries, entry_word(free, word::FREE)));
+            if since_s > now_s.saturating_add(REST_S) {
+                return Err(Refused::Damaged);
+            }
             if since_s.saturating_add(REST_S) > now_s {
                 resting_until = since_s.saturating_add(REST_S);
                 break;
@@ -61,7 +76,11 @@ impl<C: Cells> Table<C> {
         }
         let fresh = self.header_u32(header::HIGHEST) + 1..self.geometry.ids();
         ids.extend(fresh.take(needed - ids.len()));
-        if ids.len() < needed { Err(Refused::Resting(resting_until)) } else { Ok(ids) }
+        match ids.len() < needed {
+            true if resting_until == 0 => Err(Refused::Damaged),
+            true => Err(Refused::Resting(resting_until)),
+            false => Ok(ids),
+        }
     }
 
     /// Writes down what is to be done, in entries and their states, and returns it in the order of keys.
@@ -116,7 +135,7 @@ impl<C: Cells> Table<C> {
         touched
     }
 
-    pub(super) fn carry_out(&mut self, touched: &[Touched], now_s: u32) -> Result<(), Refused> {
+    pub(super) fn carry_out(&mut self, touched: &[Touched], clock: &impl Clock) -> Result<(), Refused> {
         for family in [Family::V4, Family::V6] {
             let of_family = |touched: &&Touched| touched.key.family() == family;
             let moved: Vec<&Touched> =
@@ -124,7 +143,7 @@ impl<C: Cells> Table<C> {
             self.reorder(family, &moved);
         }
         self.refresh_all(touched)?;
-        let digest = self.settle(touched, now_s);
+        let digest = self.settle(touched, clock.now_s());
         self.add_digest(digest);
         let removed = touched.iter().filter(|touched| touched.kind == Kind::Remove).count();
         let stale = self.header(header::STALE) + removed as u64;

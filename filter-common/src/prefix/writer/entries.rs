@@ -83,7 +83,10 @@ impl<C: Cells> Table<C> {
                 ended.push((id, entry));
             }
         }
-        self.set_header(header::NEXT_END, next_end.into());
+        // With something to remove it stays, so that whoever comes after a process that dies now looks again.
+        if ended.is_empty() {
+            self.set_header(header::NEXT_END, next_end.into());
+        }
         ended
     }
 
@@ -118,11 +121,14 @@ impl<C: Cells> Table<C> {
     #[expect(clippy::cast_possible_truncation, reason = "fields of a word")]
     pub(super) fn key_of(&self, id: u32) -> Key {
         let [high, low, meta] = self.cells.load(Region::Entries, entry_word(id, word::HIGH));
-        Key { high, low, step: Step((meta >> 8 & 0xff) as u32), action: (meta >> 16) as u8 }
+        let step = Step((meta >> 8 & 0xff) as u32);
+        // What no writer wrote gets a key that nothing is looked up by.
+        let step = if step.family_and_length().is_some() { step } else { Step::of(Family::V4, 0) };
+        Key { high, low, step, action: (meta >> 16) as u8 }
     }
 
     pub(super) fn key_in(&self, order: u64) -> Key {
-        self.key_of(halves(order).1)
+        self.key_of(self.id_in(order))
     }
 
     pub(super) fn order_word(&self, family: Family, position: u32) -> usize {
@@ -131,7 +137,13 @@ impl<C: Cells> Table<C> {
     }
 
     pub(super) fn id_at(&self, family: Family, position: u32) -> u32 {
-        halves(self.get(Region::Order, self.order_word(family, position))).1
+        self.id_in(self.get(Region::Order, self.order_word(family, position)))
+    }
+
+    /// The id in a word of the order; id 0, which is never used, in place of one that is none.
+    pub(super) fn id_in(&self, order: u64) -> u32 {
+        let (_, id) = halves(order);
+        if id < self.geometry.ids() { id } else { 0 }
     }
 
     /// The position of the first key that is not less than `key`, which is known not to lie before `from`.
@@ -143,8 +155,8 @@ impl<C: Cells> Table<C> {
         let start = halves(key.high).0;
         let is_less = |position: u32| {
             let word = self.get(Region::Order, self.order_word(family, position));
-            let (high, id) = halves(word);
-            if high == start { self.key_of(id) < *key } else { high < start }
+            let (high, _) = halves(word);
+            if high == start { self.key_in(word) < *key } else { high < start }
         };
         // In steps that double, since what is sought one after the other lies close together.
         let (mut low, mut width) = (from, 1);
@@ -202,11 +214,15 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Adds to what the entry has counted: what it counted in another table.
+    /// Adds to what the entry counts in this table what it counted in another one.
     pub fn credit(&mut self, id: u32, counted: Counter) {
-        for (position, credit) in [(word::BASE_PACKETS, counted.packets), (word::BASE_BYTES, counted.bytes)] {
-            self.set(Region::Entries, entry_word(id, position), credit.wrapping_neg());
-        }
+        let base = Counter { packets: counted.packets.wrapping_neg(), bytes: counted.bytes.wrapping_neg() };
+        self.set_base(id, base);
+    }
+
+    /// Sets what the counters of its id stood at when the entry was made.
+    pub fn set_base(&mut self, id: u32, base: Counter) {
+        self.cells.store(Region::Entries, entry_word(id, word::BASE_PACKETS), [base.packets, base.bytes]);
     }
 }
 

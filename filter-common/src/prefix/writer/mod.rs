@@ -20,6 +20,8 @@ mod notes;
 mod records;
 mod recovery;
 
+use std::collections::HashMap;
+
 use thiserror::Error;
 
 use self::records::Work;
@@ -69,6 +71,11 @@ pub enum Refused {
     /// A key found none of its places free, which a table with other seeds or more room has.
     #[error("a prefix found no place in the table, though it is not full; `filter-ctl resize` makes it anew")]
     NoPlace,
+    /// The tables hold what no writer writes.
+    #[error(
+        "the tables hold something that filter-ctl never writes; `filter-ctl unload --all` and load again"
+    )]
+    Damaged,
     /// All notes are in use.
     #[error(
         "there are {NOTES} different reasons, which is all that can be kept; remove entries, or use reasons again"
@@ -87,12 +94,14 @@ pub struct Table<C> {
     geometry: Geometry,
     shape: Shape,
     work: Work,
+    /// Notes that this process holds, and how often.
+    held: HashMap<u16, u64>,
 }
 
 impl<C: Cells> Table<C> {
     /// Makes an empty table of words that are all zero.
     pub fn create(cells: C, geometry: Geometry, seeds: Seeds) -> Self {
-        let table = Self { shape: geometry.shape(seeds), cells, geometry, work: Work::default() };
+        let table = Self::open(cells, geometry, seeds);
         for index in 0..STEPS {
             if let Some((_, length)) = Step(index).family_and_length() {
                 let (high, low) = mask(length);
@@ -113,7 +122,7 @@ impl<C: Cells> Table<C> {
 
     /// Opens a table that was made with this geometry and these seeds.
     pub fn open(cells: C, geometry: Geometry, seeds: Seeds) -> Self {
-        Self { shape: geometry.shape(seeds), cells, geometry, work: Work::default() }
+        Self { shape: geometry.shape(seeds), cells, geometry, work: Work::default(), held: HashMap::new() }
     }
 
     /// The words.
@@ -139,6 +148,30 @@ impl<C: Cells> Table<C> {
     /// The record that decides about an address: what readers see.
     pub fn find(&self, address: &Address) -> Option<Record> {
         find(&self.view(), &self.shape, address)
+    }
+
+    /// Compares the header with the sizes of the table: whoever passes over this may be led beyond them.
+    ///
+    /// # Errors
+    ///
+    /// [`Inconsistent`] with what is wrong.
+    pub fn check_header(&self) -> Result<(), Inconsistent> {
+        let last = u64::from(self.geometry.entries());
+        let limits = [
+            (header::USED_V4, u64::from(self.geometry.capacity_v4), "IPv4 entries"),
+            (header::USED_V6, u64::from(self.geometry.capacity_v6), "IPv6 entries"),
+            (header::HIGHEST, last, "the highest id"),
+            (header::FREE_FIRST, last, "the first free id"),
+            (header::FREE_LAST, last, "the last free id"),
+            (header::HIGHEST_NOTE, u64::from(NOTES) - 1, "the highest note"),
+        ];
+        for (position, limit, what) in limits {
+            let found = self.header(position);
+            if found > limit {
+                return Err(Inconsistent(format!("{what}: {found}, where at most {limit} is possible")));
+            }
+        }
+        Ok(())
     }
 
     /// Changes made since the table was created.

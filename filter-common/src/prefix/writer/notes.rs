@@ -1,8 +1,7 @@
 //! Owners and reasons, each pair kept once.
 
-use super::{OWNER_LENGTH, Refused, Table};
+use super::{OWNER_LENGTH, REASON_LENGTH, Refused, Table};
 use crate::prefix::cells::Cells;
-use crate::prefix::entry::Key;
 use crate::prefix::geometry::{NOTE_WORDS, NOTES, Region, header};
 
 impl<C: Cells> Table<C> {
@@ -25,13 +24,12 @@ impl<C: Cells> Table<C> {
     ///
     /// # Errors
     ///
-    /// [`Refused::Notes`] if there is no room for another.
-    ///
-    /// # Panics
-    ///
-    /// If a text is longer than a note holds.
+    /// [`Refused::Notes`] if there is no room for another; [`Refused::Damaged`] for texts longer than a note holds.
     pub fn hold_note(&mut self, owner: &str, reason: &str) -> Result<u16, Refused> {
         let (owner, reason) = (owner.as_bytes(), reason.as_bytes());
+        if owner.len() > OWNER_LENGTH || reason.len() > REASON_LENGTH {
+            return Err(Refused::Damaged);
+        }
         let mut words = [0; NOTE_WORDS as usize];
         let mut bytes = [0; 8 * (NOTE_WORDS as usize - 1)];
         bytes[..owner.len()].copy_from_slice(owner);
@@ -50,9 +48,12 @@ impl<C: Cells> Table<C> {
         let note = match (1..=highest).find(|note| in_use(note) && says(note)) {
             Some(note) => note,
             None => {
-                let free = (1..=highest).find(|note| !in_use(note)).unwrap_or(highest + 1);
+                let mut free = (1..=highest).find(|note| !in_use(note)).unwrap_or(highest + 1);
                 if free >= NOTES {
-                    return Err(Refused::Notes);
+                    // Processes that died may have held some.
+                    self.count_notes();
+                    let in_use = |note: &u32| self.get(Region::Notes, note_word(*note, 0)) & USES != 0;
+                    free = (1..NOTES).find(|note| !in_use(note)).ok_or(Refused::Notes)?;
                 }
                 for (position, word) in words.into_iter().enumerate() {
                     self.set(Region::Notes, note_word(free, position), word);
@@ -62,12 +63,17 @@ impl<C: Cells> Table<C> {
             }
         };
         self.use_note(note, 1);
-        Ok(u16::try_from(note).expect("below NOTES"))
+        let note = u16::try_from(note).expect("below NOTES");
+        *self.held.entry(note).or_default() += 1;
+        Ok(note)
     }
 
     /// Lets go of a note.
     pub fn release_note(&mut self, note: u16) {
         self.use_note(note.into(), -1);
+        if let Some(held) = self.held.get_mut(&note) {
+            *held = held.saturating_sub(1);
+        }
     }
 
     pub(super) fn use_note(&mut self, note: u32, by: i32) {
@@ -79,13 +85,21 @@ impl<C: Cells> Table<C> {
         self.set(Region::Notes, note_word(note, 0), word & !USES | u64::from(uses));
     }
 
-    /// Counts anew how often each note is used.
-    pub(super) fn count_notes(&mut self, keys: &[(Key, u32)]) {
+    /// How often a note is used.
+    pub(super) fn uses_of(&self, note: u32) -> u64 {
+        self.get(Region::Notes, note_word(note, 0)) & USES
+    }
+
+    /// Counts anew how often each note is used, by entries and by this process.
+    pub(super) fn count_notes(&mut self) {
         let mut uses = vec![0u64; NOTES as usize];
-        for entry in keys.iter().filter_map(|(_, id)| self.read_entry(*id)) {
+        for (_, entry) in self.entries() {
             if let Some(uses) = uses.get_mut(usize::from(entry.note)) {
                 *uses += 1;
             }
+        }
+        for (note, held) in &self.held {
+            uses[usize::from(*note)] += held;
         }
         for (note, uses) in (0..NOTES).zip(uses).skip(1) {
             let word = self.get(Region::Notes, note_word(note, 0));

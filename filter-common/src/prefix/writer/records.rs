@@ -12,7 +12,7 @@ use crate::prefix::layout::{
     BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, Range, Record,
     SLOTS, Step, WIDE, WIDE_LENGTH, record_word,
 };
-use crate::prefix::reader::{find_in, record_in};
+use crate::prefix::reader::{find_in, range_of, record_in};
 
 impl<C: Cells> Table<C> {
     /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
@@ -149,9 +149,16 @@ impl<C: Cells> Table<C> {
         let meta = self.get(Region::Entries, entry_word(host, word::META));
         if matches!(state_of(meta), state::ADDING | state::ACTIVE) {
             let first = record_at(host) + record_word::FIRST;
-            for (position, word) in planned.record.words.into_iter().enumerate() {
-                if self.get(Region::Records, first + position) != word {
-                    self.set(Region::Records, first + position, word);
+            for slot in 0..SLOTS {
+                let [allow, block] = [2 * slot, 2 * slot + 1];
+                // So that an address whose allow and block entries go together is never shown without the one and with
+                // the other.
+                let allow_shrinks = planned.record.words[allow] < self.get(Region::Records, first + allow);
+                for position in if allow_shrinks { [block, allow] } else { [allow, block] } {
+                    let word = planned.record.words[position];
+                    if self.get(Region::Records, first + position) != word {
+                        self.set(Region::Records, first + position, word);
+                    }
                 }
             }
             return;
@@ -238,9 +245,14 @@ impl<C: Cells> Table<C> {
         free.map_or(Place::None, |(index, choice)| Place::Free { index, choice })
     }
 
-    /// Whether readers find the record of this key's prefix.
-    pub fn is_published(&self, key: &Key) -> bool {
-        matches!(self.place(key, self.hash(key)), Place::Taken { .. })
+    /// What readers find for exactly this key's prefix: by their way, through codes, steps, Bloom filter and buckets.
+    pub fn seen(&self, key: &Key) -> Option<Record> {
+        let view = self.view();
+        let admitted = range_of(&view, &self.shape, key.family(), key.high)?;
+        let range = Range { before: Step(key.step.0 + 1), last: key.step };
+        let is_among = admitted.last <= key.step && key.step < admitted.before;
+        let id = is_among.then(|| find_in(&view, &self.shape, range, key.high, key.low))??;
+        Some(self.record(id))
     }
 
     pub(super) fn is_record_of(&self, id: u32, key: &Key) -> bool {

@@ -5,18 +5,27 @@ use std::collections::{BTreeMap, HashSet};
 use super::change::{Kind, Touched};
 use super::entries::order_of;
 use super::records::{Place, Slot, add_to};
-use super::{Inconsistent, RECOVERING, Table, entry_word, step_word, used_of};
-use crate::packet::Address;
+use super::{Inconsistent, RECOVERING, Table, entry_word, halves, step_word, used_of};
+use crate::decide::Clock;
 use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
-use crate::prefix::layout::{BUCKET_SLOTS, Family, Range, Record, STEPS, Step};
-use crate::prefix::reader::find_in;
+use crate::prefix::layout::{BUCKET_SLOTS, Family, Record, STEPS, Step};
 
 impl<C: Cells> Table<C> {
     /// Finishes a change that was interrupted: makes anew all that only writers read, and brings the tables to what
     /// the entries say.
-    pub fn recover(&mut self, now_s: u32) {
+    ///
+    /// # Errors
+    ///
+    /// [`Inconsistent`] if there are more entries than there is room for, which no writer makes.
+    pub fn recover(&mut self, clock: &impl Clock) -> Result<(), Inconsistent> {
+        while !self.try_to_recover(clock)? {}
+        Ok(())
+    }
+
+    /// One try: in vain where a key found no place. Its entry is then unwanted, and the next try has one less.
+    fn try_to_recover(&mut self, clock: &impl Clock) -> Result<bool, Inconsistent> {
         self.set_header(header::DIRTY, RECOVERING);
         let mut keys = Vec::new();
         let mut touched = Vec::new();
@@ -47,20 +56,23 @@ impl<C: Cells> Table<C> {
         touched.sort_unstable_by_key(|touched| (touched.key, touched.id));
         self.set_header(header::HIGHEST, highest.into());
         for family in [Family::V4, Family::V6] {
-            let of_family = keys.iter().filter(|(key, _)| key.family() == family);
+            let of_family = || keys.iter().filter(|(key, _)| key.family() == family);
+            if of_family().count() > self.geometry.capacity(family) as usize {
+                return Err(Inconsistent("there are more entries than there is room for".into()));
+            }
             let mut used = 0;
-            for (key, id) in of_family {
+            for (key, id) in of_family() {
                 self.set(Region::Order, self.order_word(family, used), order_of(key, *id));
                 used += 1;
             }
             self.set_header(used_of(family), used.into());
         }
-        self.count_notes(&keys);
+        self.count_notes();
         self.set_header(header::FREE_FIRST, 0);
         self.set_header(header::FREE_LAST, 0);
         for id in free {
             self.set_state(id, state::RESTING);
-            self.append_free(id, now_s);
+            self.append_free(id, clock.now_s());
         }
         // Counts of lengths may be of any moment of the change, and a length that is in use must not leave the chain. So
         // all stay in use until the counts, made anew from the keys, say otherwise.
@@ -79,8 +91,19 @@ impl<C: Cells> Table<C> {
                 self.link(Step(index));
             }
         }
-        let refreshed = self.refresh_all(&touched);
-        debug_assert!(refreshed.is_ok(), "what has a place keeps it, and what found none is being removed");
+        if self.refresh_all(&touched).is_err() {
+            let mut homeless: Vec<u32> = Vec::new();
+            for touched in touched.iter().filter(|touched| touched.kind == Kind::Insert) {
+                if matches!(self.place(&touched.key, self.hash(&touched.key)), Place::None) {
+                    homeless.push(touched.id);
+                }
+            }
+            if homeless.is_empty() {
+                return Err(Inconsistent("the buckets have no room for what they hold".into()));
+            }
+            homeless.iter().for_each(|id| self.set_state(*id, state::REMOVING));
+            return Ok(false);
+        }
         for index in 0..STEPS {
             let count = counts.get(&index).copied().unwrap_or(0);
             self.set(Region::Steps, step_word(index, 3), count);
@@ -92,10 +115,11 @@ impl<C: Cells> Table<C> {
         let digest = digest.fold(0u64, |sum, entry| sum.wrapping_add(entry.digest()));
         self.set_header(header::DIGEST, digest);
         self.tidy();
-        self.settle(&touched, now_s);
+        self.settle(&touched, clock.now_s());
         self.find_next_end();
         self.set_header(header::GENERATION, self.generation() + 1);
         self.set_header(header::DIRTY, 0);
+        Ok(true)
     }
 
     /// Compares everything with what the entries say.
@@ -142,10 +166,7 @@ impl<C: Cells> Table<C> {
                 Place::Taken { id, .. } => return wrong(format!("{key:?} has the record of {id}")),
                 _ => return wrong(format!("{key:?} is not in the buckets")),
             }
-            let range = Range { before: Step(key.step.0 + 1), last: key.step };
-            if find_in(&self.view(), &self.shape, range, key.high, key.low).is_none()
-                || self.reader_misses(&key)
-            {
+            if self.seen(&key) != Some(record) {
                 return wrong(format!("readers don't find {key:?}"));
             }
             open.push((key, record));
@@ -158,32 +179,27 @@ impl<C: Cells> Table<C> {
         if digest != self.digest() {
             return wrong("the digest is not that of the entries".into());
         }
-        Ok(())
-    }
-
-    /// Whether codes or steps keep readers from looking for this prefix.
-    pub(super) fn reader_misses(&self, key: &Key) -> bool {
-        let (family, length) = key.family_and_length();
-        let address = match family {
-            Family::V4 => {
-                let [a, b, c, d, ..] = key.high.to_be_bytes();
-                Address::V4([a, b, c, d])
-            }
-            Family::V6 => {
-                let mut octets = [0; 16];
-                octets[..8].copy_from_slice(&key.high.to_be_bytes());
-                octets[8..].copy_from_slice(&key.low.to_be_bytes());
-                Address::V6(octets)
-            }
-        };
-        let found = self.find(&address);
-        found.is_none() || (length == family.bits() && found != self.record_of(key))
-    }
-
-    pub(super) fn record_of(&self, key: &Key) -> Option<Record> {
-        match self.place(key, self.hash(key)) {
-            Place::Taken { id, .. } => Some(self.record(id)),
-            _ => None,
+        if let Some((_, entry)) = entries.iter().find(|(_, entry)| entry.until_s < self.next_end()) {
+            return wrong(format!("{:?} ends before any entry is said to", entry.key));
         }
+        for note in 1..=self.header_u32(header::HIGHEST_NOTE) {
+            let used = entries.iter().filter(|(_, entry)| u32::from(entry.note) == note).count() as u64;
+            if self.uses_of(note) < used {
+                return wrong(format!("note {note} is used by {used} entries and counts fewer"));
+            }
+        }
+        let mut free = 0;
+        let mut next = self.header_u32(header::FREE_FIRST);
+        while next != 0 && free <= self.geometry.entries() {
+            if !ids.insert(next) {
+                return wrong(format!("id {next} is free, and in use or free twice"));
+            }
+            free += 1;
+            (next, _) = halves(self.get(Region::Entries, entry_word(next, word::FREE)));
+        }
+        if free + self.used(Family::V4) + self.used(Family::V6) != self.header_u32(header::HIGHEST) {
+            return wrong("there are ids that are neither free nor in use".into());
+        }
+        Ok(())
     }
 }
