@@ -72,7 +72,9 @@ fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
         reason: reason.clone(),
     };
     let effect = filter.change(Change::Add(prefixes.iter().map(entry).collect()))?;
-    let warnings = warnings(&filter, action, &prefixes)?;
+    // The change is made: what can't be said beside it is no failure of it.
+    let warnings = warnings(&filter, action, &prefixes)
+        .unwrap_or_else(|error| vec![format!("what else is to be said of this can't be told: {error:#}")]);
     drop(filter);
 
     let told = || {
@@ -211,14 +213,16 @@ fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
     let effect = filter.change(Change::Remove(keys))?;
 
-    let remaining = Wider::new(&filter, action, prefixes.len())?;
-    let mut wider = HashMap::new();
-    for prefix in &prefixes {
-        if let Some(covering) = remaining.of(&filter, prefix)? {
-            wider.insert(*prefix, covering);
-        }
-    }
+    let wider = still_covering(&filter, action, &prefixes);
     drop(filter);
+    let wider = match wider {
+        Ok(wider) => wider,
+        // The change is made: what can't be said beside it is no failure of it.
+        Err(error) => {
+            output::warn(&[format!("what still covers these prefixes can't be told: {error:#}")]);
+            HashMap::new()
+        }
+    };
     let removed: HashSet<Prefix> = effect.removed.iter().map(|entry| entry.key.prefix).collect();
     let now = monotonic_now();
     let report = Removed {
@@ -240,6 +244,18 @@ fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
         (true, false) => Exit::NothingMatched,
     };
     reported(tell_removed(global, action, &report, &effect.removed, now), exit)
+}
+
+/// For each prefix the longest entry of the action that covers it, where there is one.
+fn still_covering(filter: &Filter, action: Action, prefixes: &[Prefix]) -> Result<HashMap<Prefix, Prefix>> {
+    let remaining = Wider::new(filter, action, prefixes.len())?;
+    let mut wider = HashMap::new();
+    for prefix in prefixes {
+        if let Some(covering) = remaining.of(filter, prefix)? {
+            wider.insert(*prefix, covering);
+        }
+    }
+    Ok(wider)
 }
 
 fn tell_removed(

@@ -32,8 +32,8 @@ pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
         verbose: global.verbose,
     };
     let (outcomes, geometry) = loading::load(&global.pins(), &args.interfaces, options)?;
-    let memory = MemoryView::new(geometry)?;
     let told = || {
+        let memory = MemoryView::new(geometry)?;
         if global.json {
             let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
                 interface,

@@ -21,14 +21,15 @@ pub fn run(global: &Global, args: &ResizeArgs) -> Result<Exit> {
     let mut filter = global.open()?;
     resize::resize(&mut filter, args.max_ipv4, args.max_ipv6, global.verbose)?;
     let geometry = filter.geometry();
-    let report = Report {
-        max_ipv4: geometry.capacity_v4,
-        max_ipv6: geometry.capacity_v6,
-        memory: MemoryView::new(geometry)?,
-        warnings: not_filtered(&filter),
-    };
+    let warnings = not_filtered(&filter);
     drop(filter);
     let told = || {
+        let report = Report {
+            max_ipv4: geometry.capacity_v4,
+            max_ipv6: geometry.capacity_v6,
+            memory: MemoryView::new(geometry)?,
+            warnings,
+        };
         if global.json {
             return output::json(&report);
         }

@@ -104,7 +104,8 @@ impl Filter {
         sets.pop();
         for older in sets {
             // Where it can't be finished, it is taken back; then the older tables are in force, and all is well.
-            if let Err(error) = resize::adopt(&mut filter, older)
+            let older_table = maps::open_table(&older)?;
+            if let Err(error) = resize::adopt(&mut filter, older, older_table)
                 && error.is::<PartlyApplied>()
             {
                 return Err(error);

@@ -136,9 +136,18 @@ pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, ver
             made => break made.context("nothing was changed")?,
         }
     };
+    let table = match maps::open_table(&set) {
+        Ok(table) => table,
+        Err(error) => {
+            return Err(match set.remove() {
+                Ok(()) => error.context("nothing was changed"),
+                Err(undo) => PartlyApplied::after(&error, &undo).into(),
+            });
+        }
+    };
     let older = std::mem::replace(&mut filter.set, set);
-    filter.table = maps::open_table(&filter.set)?;
-    adopt(filter, older)
+    let older_table = std::mem::replace(&mut filter.table, table);
+    adopt(filter, older, older_table)
 }
 
 /// The interfaces whose link runs the program that `set` has pinned for them, and the names of these programs.
@@ -197,12 +206,13 @@ fn credit(from: &Table<MappedCells>, to: &mut Table<MappedCells>) {
 /// # Errors
 ///
 /// What the kernel refused; [`PartlyApplied`] if it could not be put back either.
-pub(super) fn adopt(filter: &mut Filter, older: Set) -> Result<()> {
-    let older_table = maps::open_table(&older)?;
-    older_table.cells().map_all()?;
-    filter.table.cells().map_all()?;
-    let waiting = running_with(filter.pins(), &older)?;
-    let switched = waiting.iter().try_for_each(|(interface, _)| interface::switch_to(&filter.set, interface));
+pub(super) fn adopt(filter: &mut Filter, older: Set, older_table: Table<MappedCells>) -> Result<()> {
+    let switched = (|| {
+        older_table.cells().map_all()?;
+        filter.table.cells().map_all()?;
+        let waiting = running_with(filter.pins(), &older)?;
+        waiting.iter().try_for_each(|(interface, _)| interface::switch_to(&filter.set, interface))
+    })();
     if let Err(error) = switched {
         return Err(match give_up(filter, older, older_table) {
             Ok(()) => error.context("the tables are as they were"),
@@ -211,7 +221,12 @@ pub(super) fn adopt(filter: &mut Filter, older: Set) -> Result<()> {
     }
     thread::sleep(RUN_OUT);
     credit(&older_table, &mut filter.table);
-    older.remove()
+    older.remove().map_err(|error| {
+        PartlyApplied(format!(
+            "the new tables are in force, and the old ones could not be removed: {error:#}"
+        ))
+        .into()
+    })
 }
 
 /// Puts the older set in the place of the filter's, and removes that.
