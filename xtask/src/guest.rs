@@ -21,8 +21,8 @@ const TOOLS: [&str; 3] = ["ip", "ethtool", "bpftool"];
 const MEMORY: &str = "1024";
 /// Two, so that per-CPU counters have something to sum.
 const CPUS: &str = "2";
-/// Seconds until a guest that hangs is killed. Boot takes 3, the kernel tests some tens on a loaded machine.
-const SECONDS: &str = "900";
+/// Seconds until a guest that hangs is killed. Boot takes 3, the kernel tests some minutes, twice that on a loaded machine.
+const SECONDS: &str = "1500";
 
 /// Lines of the guest that are for us alone. No test prints such.
 const STARTED: &str = "@guest started";
