@@ -1,8 +1,6 @@
 //! The prefix tables on the host: against a naive model over random sequences of changes, with a writer that dies at any
 //! store, and at their limits.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
-
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
