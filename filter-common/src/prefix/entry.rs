@@ -16,7 +16,7 @@ pub struct Key {
     pub low: u64,
     /// Family and length.
     pub step: Step,
-    /// One of [`action`](crate::abi::action).
+    /// One of [`action`].
     pub action: u8,
 }
 
