@@ -420,7 +420,12 @@ fn the_kernel_decides_as_the_model_says_after_any_sequence_of_changes() {
         let frames: usize =
             std::env::var("FILTER_FRAMES").ok().and_then(|number| number.parse().ok()).unwrap_or(FRAMES);
         let rounds = (frames / 800).clamp(40, 250);
-        for _ in 0..rounds {
+        // On until all of it was seen as well: what a round brings is chance.
+        for round in 0.. {
+            if round >= rounds && seen.len() == 12 {
+                break;
+            }
+            assert!(round < 100 * rounds, "not everything was tried: {seen:?}");
             let edits = some_change(&mut random, &mut model, &table, monotonic_now_s());
             let keys: Vec<_> = edits.iter().filter_map(|edit| key_of(&table, edit)).collect();
             while let Err(refused) = table.apply(&edits, &Monotonic) {
@@ -453,7 +458,6 @@ fn the_kernel_decides_as_the_model_says_after_any_sequence_of_changes() {
             }
         }
         table.check().unwrap();
-        assert_eq!(seen.len(), 12, "not everything was tried: {seen:?}");
     });
 }
 

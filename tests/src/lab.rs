@@ -3,16 +3,17 @@
 //! no names and the links and maps pinned in them go with the last mount.
 
 use std::ffi::OsStr;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// The variable with the path of the filter-ctl under test. It is set by `cargo xtask test`, which builds the
 /// binary first: a test must never run a stale one.
@@ -21,15 +22,12 @@ const BINARY_VARIABLE: &str = "FILTER_CTL";
 /// How long [`eventually`] waits: far beyond what anything in the lab takes, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-type Task = Box<dyn FnOnce() + Send>;
-
-/// A host of the lab: a thread that lives in namespaces of its own and runs what it is given.
+/// A host of the lab: namespaces that tasks enter for as long as they run.
 #[derive(Debug)]
 pub struct Host {
     name: String,
-    thread_id: nix::unistd::Pid,
-    tasks: Option<mpsc::Sender<Task>>,
-    thread: Option<JoinHandle<()>>,
+    network: File,
+    mounts: File,
 }
 
 impl Host {
@@ -40,18 +38,11 @@ impl Host {
     ///
     /// Without root, or where the kernel has no namespaces.
     pub fn new(name: &str) -> Result<Self> {
-        let (tasks, inbox) = mpsc::channel::<Task>();
-        let (report, ready) = mpsc::channel();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let result = enter_namespaces().map(|()| nix::unistd::gettid());
-            let entered = result.is_ok();
-            if report.send(result).is_ok() && entered {
-                inbox.into_iter().for_each(|task| task());
-            }
-        })?;
-        let thread_id =
-            ready.recv()?.with_context(|| format!("could not make the host {name} (is this root?)"))?;
-        let host = Self { name: name.to_owned(), thread_id, tasks: Some(tasks), thread: Some(thread) };
+        let (network, mounts) = thread::scope(|scope| {
+            scope.spawn(make_namespaces).join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+        .with_context(|| format!("could not make the host {name} (is this root?)"))?;
+        let host = Self { name: name.to_owned(), network, mounts };
         host.ip("link set lo up")?;
         // Hosts without IPv6 have no such files, and send nothing by themselves.
         host.run(|| {
@@ -65,17 +56,25 @@ impl Host {
     }
 
     /// Runs `task` on this host and waits for it: sockets it opens belong to the host's network, programs it
-    /// starts run there.
-    pub fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> T {
-        let (send, receive) = mpsc::channel();
-        // A failed assertion in the task is one of the caller's, and leaves the host in service.
-        let task = Box::new(move || drop(send.send(catch_unwind(AssertUnwindSafe(task)))));
-        self.tasks
-            .as_ref()
-            .expect("there until drop")
-            .send(task)
-            .expect("the host's thread lives until drop");
-        receive.recv().expect("the host's thread answers").unwrap_or_else(|panic| resume_unwind(panic))
+    /// starts run there. Each task has a thread of its own, started by the caller: so what it prints, and why it
+    /// panics, is shown with the caller's test, also when tests share a host.
+    pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let task = || {
+                self.enter().expect("the host's namespaces can be entered");
+                task()
+            };
+            let thread = thread::Builder::new().name(self.name.clone()).spawn_scoped(scope, task);
+            thread.expect("a thread can be started").join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    fn enter(&self) -> Result<()> {
+        // Threads share a root and a working directory until told otherwise, and a mount namespace needs its own.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(&self.network, CloneFlags::CLONE_NEWNET)?;
+        setns(&self.mounts, CloneFlags::CLONE_NEWNS)?;
+        Ok(())
     }
 
     /// Starts a program on this host.
@@ -160,16 +159,7 @@ impl Host {
 
     /// Path of this host's network namespace, as `ip` takes it.
     pub fn netns_path(&self) -> String {
-        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread_id)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.tasks = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        format!("/proc/{}/fd/{}", std::process::id(), self.network.as_raw_fd())
     }
 }
 
@@ -185,7 +175,8 @@ pub fn join(a: &Host, ours: &str, b: &Host, theirs: &str) -> Result<()> {
     Ok(())
 }
 
-fn enter_namespaces() -> Result<()> {
+/// Leaves this thread's namespaces for new ones, and returns these: the network and the mounts.
+fn make_namespaces() -> Result<(File, File)> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("could not leave the namespaces")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("could not make the mounts private")?;
@@ -193,7 +184,8 @@ fn enter_namespaces() -> Result<()> {
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)
         .context("could not mount /sys")?;
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .context("could not mount a BPF file system")
+        .context("could not mount a BPF file system")?;
+    Ok((File::open("/proc/thread-self/ns/net")?, File::open("/proc/thread-self/ns/mnt")?))
 }
 
 /// The binary under test.
