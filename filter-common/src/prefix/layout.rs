@@ -55,11 +55,15 @@ pub const ID_MASK: u64 = (1 << ID_BITS) - 1;
 /// In the first slot of a bucket: a key whose choice it was lies in a later choice.
 pub const OVERFLOW: u64 = 1 << ID_BITS;
 
-/// The code of a /24 that a prefix of at most 24 bits covers.
+/// The code of a /24 in which single addresses lie, and that no other prefix has to do with.
+pub const HOSTS: u64 = 0b01;
+
+/// The code of a /24 that a prefix of at most [`WIDE_LENGTH`] bits covers, and in which no longer one lies.
 pub const WIDE: u64 = 0b10;
 
-/// The code of a /24 in which a prefix of more than 24 bits lies.
-pub const NARROW: u64 = 0b01;
+/// The code of any other /24 that a prefix has to do with. It is what [`HOSTS`] and [`WIDE`] give together, so that codes
+/// can be set without a look at what they are.
+pub const MIXED: u64 = HOSTS | WIDE;
 
 /// The longest length that [`WIDE`] stands for.
 pub const WIDE_LENGTH: u8 = 24;
@@ -125,17 +129,24 @@ pub struct Range {
     pub before: Step,
     /// The last to try.
     pub last: Step,
+    /// Whether the Bloom filter is asked first. Where a single length is left and most addresses are found, its answer
+    /// would be waited for in vain.
+    pub is_filtered: bool,
 }
 
 impl Range {
-    /// Both as one number, for functions with few arguments.
+    /// All of these as one number, for functions with few arguments.
     pub const fn pack(self) -> u32 {
-        self.before.0 << 8 | self.last.0
+        (self.is_filtered as u32) << 16 | self.before.0 << 8 | self.last.0
     }
 
     /// The range of that number.
     pub const fn unpack(packed: u32) -> Self {
-        Self { before: Step(packed >> 8 & 0xff), last: Step(packed & 0xff) }
+        Self {
+            before: Step(packed >> 8 & 0xff),
+            last: Step(packed & 0xff),
+            is_filtered: packed >> 16 & 1 == 1,
+        }
     }
 }
 

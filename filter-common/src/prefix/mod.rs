@@ -5,7 +5,8 @@
 //! Flat arrays of 64-bit words. A packet touches them in this order:
 //!
 //! 1. **codes** (IPv4): a bit for each /16 and for each /22 says whether any prefix has to do with it; two bits for each
-//!    /24, whether a prefix of at most 24 bits covers it, and whether a longer one lies in it. Most clean packets end here.
+//!    /24, whether single addresses lie in it, a prefix of at most 24 bits covers it, or more than that. Most clean packets
+//!    end here.
 //! 2. **steps**: for each length the next shorter one in use, and its mask. A look-up tries the lengths in use
 //!    from long to short.
 //! 3. **bloom**: a Bloom filter over (length, prefix), three bits of one word each, so that a length without a prefix

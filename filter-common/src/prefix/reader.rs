@@ -3,8 +3,8 @@
 use core::hint::black_box;
 
 use super::layout::{
-    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, ID_MASK, Line,
-    Memory, NARROW, OVERFLOW, Range, Record, SPAN_WORDS, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH,
+    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, HOSTS, Hash, ID_MASK,
+    Line, MIXED, Memory, OVERFLOW, Range, Record, SPAN_WORDS, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH,
     record_word, words_of,
 };
 use crate::packet::Address;
@@ -46,15 +46,14 @@ fn range_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Range> {
         return None;
     }
     let codes = memory.codes(network / CODES_A_WORD)?;
-    let code = codes >> (2 * (network % CODES_A_WORD)) & (WIDE | NARROW);
-    if code == 0 {
-        return None;
+    let start = Step::start(Family::V4);
+    let last = Step::of(Family::V4, 0);
+    match codes >> (2 * (network % CODES_A_WORD)) & MIXED {
+        0 => None,
+        HOSTS => Some(Range { before: start, last: Step::of(Family::V4, 32), is_filtered: false }),
+        WIDE => Some(Range { before: Step::of(Family::V4, WIDE_LENGTH + 1), last, is_filtered: true }),
+        _ => Some(Range { before: start, last, is_filtered: true }),
     }
-    let beyond_wide = Step::of(Family::V4, WIDE_LENGTH + 1);
-    Some(Range {
-        before: if code & NARROW == 0 { beyond_wide } else { Step::start(Family::V4) },
-        last: if code & WIDE == 0 { beyond_wide } else { Step::of(Family::V4, 0) },
-    })
 }
 
 #[inline(always)] // as `record`
@@ -62,19 +61,19 @@ fn range_of_v6<M: Memory>(memory: &M, shape: &Shape, high: u64) -> Option<Range>
     let last = Step::of(Family::V6, 0);
     let (word, bits) = shape.bloom(shape.hash(Step::GROUP, high & GROUP_MASK, 0));
     if memory.bloom(word)? & bits == bits {
-        return Some(Range { before: Step::start(Family::V6), last });
+        return Some(Range { before: Step::start(Family::V6), last, is_filtered: true });
     }
     let before = Step::of(Family::V6, GROUP_LENGTH);
     if next_of(&memory.step(before.0)?) < last {
         return None;
     }
-    Some(Range { before, last })
+    Some(Range { before, last, is_filtered: true })
 }
 
 /// The id of the record of the longest prefix of the address whose length is in the range.
 #[inline(always)] // as `record`
 pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, low: u64) -> Option<u32> {
-    let Range { before, last } = range;
+    let Range { before, last, is_filtered } = range;
     let mut step = next_of(&memory.step(before.0)?);
     for _ in 0..LENGTHS {
         if step < last {
@@ -84,7 +83,7 @@ pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, lo
         let (high, low) = (high & line.word(1), low & line.word(2));
         let hash = shape.hash(step, high, low);
         let (word, bits) = shape.bloom(hash);
-        if memory.bloom(word)? & bits == bits
+        if (!is_filtered || memory.bloom(word)? & bits == bits)
             && let Some(found) = memory.find_exactly(shape, step, hash, high, low)
         {
             return Some(found);

@@ -6,9 +6,12 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::Key;
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, Hash, NARROW,
+    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, HOSTS, Hash, MIXED,
     OVERFLOW, SPAN_WORDS, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, mask,
 };
+
+/// The lowest bit of each code in a word.
+pub(super) const EACH: u64 = 0x5555_5555_5555_5555;
 
 /// Codes of a /16.
 const CODES_A_SPAN: u32 = 256;
@@ -25,7 +28,7 @@ impl<C: Cells> Table<C> {
             }
         }
         if family == Family::V4 {
-            self.set_codes(key, length);
+            self.change_codes(code_range(key), |codes| codes | code_of(length) * EACH);
         }
         let count = step_word(key.step.0, 3);
         let before = self.get(Region::Steps, count);
@@ -80,54 +83,62 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    pub(super) fn set_codes(&mut self, key: &Key, length: u8) {
-        if length > WIDE_LENGTH {
-            return self.change_codes(code_range(key), NARROW, true);
-        }
-        self.change_codes(code_range(key), WIDE, true);
-    }
-
+    /// Brings the codes to what they are without this prefix, whose entries are gone from the order.
     pub(super) fn clear_codes(&mut self, key: &Key, length: u8) {
         let (start, end) = code_range(key);
         if length > WIDE_LENGTH {
-            // Of the entries that start in this /24, those with more than 24 bits come first from here on.
-            let network = Key {
-                high: u64::from(start) << 40,
-                low: 0,
-                step: Step::of(Family::V4, WIDE_LENGTH + 1),
-                action: 0,
-            };
-            let position = self.position(Family::V4, &network, 0);
-            let is_needed = position < self.used(Family::V4)
-                && self.key_of(self.id_at(Family::V4, position)).high >> 40 == start.into();
-            if !is_needed {
-                self.change_codes((start, end), NARROW, false);
-            }
-            return;
+            return self.clear_code(start);
         }
         // A wider entry that stays covers all of it.
-        let mut position = self.position(Family::V4, &key.first(), 0);
         if self.is_covered(key) {
             return;
         }
+        let mut position = self.position(Family::V4, &key.first(), 0);
         let mut from = start;
+        let mut narrow = None;
         while position < self.used(Family::V4) {
             let inner = self.key_of(self.id_at(Family::V4, position));
             if !key.covers(&inner) {
                 break;
             }
             position += 1;
+            let (inner_start, inner_end) = code_range(&inner);
             if inner.family_and_length().1 > WIDE_LENGTH {
+                if inner_start >= from && narrow != Some(inner_start) {
+                    narrow = Some(inner_start);
+                    self.clear_code(inner_start);
+                }
                 continue;
             }
-            let (inner_start, inner_end) = code_range(&inner);
             if inner_start > from {
-                self.change_codes((from, inner_start), WIDE, false);
+                self.change_codes((from, inner_start), |codes| codes & !wide_alone(codes));
             }
             from = from.max(inner_end);
         }
         if from < end {
-            self.change_codes((from, end), WIDE, false);
+            self.change_codes((from, end), |codes| codes & !wide_alone(codes));
+        }
+    }
+
+    /// Brings the code of one /24 to what the entries say, where it can be less than it is.
+    fn clear_code(&mut self, network: u32) {
+        let first = u64::from(network) << 40;
+        let narrowest = Key { high: first, low: 0, step: Step::of(Family::V4, WIDE_LENGTH + 1), action: 0 };
+        let shift = 2 * (network % CODES_A_WORD);
+        let before = self.get(Region::Codes, (network / CODES_A_WORD) as usize) >> shift & MIXED;
+        let mut code = if before & WIDE != 0 && self.is_covered(&narrowest) { WIDE } else { 0 };
+        // Of the entries that start in this /24, those with more than 24 bits come first from here on.
+        let mut position = self.position(Family::V4, &narrowest, 0);
+        while code != before && position < self.used(Family::V4) {
+            let inner = self.key_of(self.id_at(Family::V4, position));
+            if inner.high >> 40 != network.into() {
+                break;
+            }
+            code |= code_of(inner.family_and_length().1);
+            position += 1;
+        }
+        if code != before {
+            self.change_codes((network, network + 1), |codes| codes & code * EACH);
         }
     }
 
@@ -145,23 +156,14 @@ impl<C: Cells> Table<C> {
         })
     }
 
-    /// Sets or clears `code` for the /24s from the first on and below the second.
-    pub(super) fn change_codes(&mut self, (start, end): (u32, u32), code: u64, set: bool) {
-        /// The lowest bit of each code.
-        const EACH: u64 = 0x5555_5555_5555_5555;
-        let mut from = start;
-        while from < end {
-            let index = from / CODES_A_WORD;
-            let until = end.min((index + 1) * CODES_A_WORD);
-            let (first, count) = (from % CODES_A_WORD, until - from);
-            let ones = if count == CODES_A_WORD { u64::MAX } else { (1 << (2 * count)) - 1 };
-            let bits = (EACH * code) & (ones << (2 * first));
-            let word = self.get(Region::Codes, index as usize);
-            let changed = if set { word | bits } else { word & !bits };
+    /// Changes the codes of the /24s from the first on and below the second, a word of them at a time.
+    fn change_codes(&mut self, (start, end): (u32, u32), change: impl Fn(u64) -> u64) {
+        for (index, mask) in words_of_codes((start, end)) {
+            let word = self.get(Region::Codes, index);
+            let changed = word & !mask | change(word) & mask;
             if changed != word {
-                self.set(Region::Codes, index as usize, changed);
+                self.set(Region::Codes, index, changed);
             }
-            from = until;
         }
         for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
             self.refresh_span(span);
@@ -226,6 +228,30 @@ impl<C: Cells> Table<C> {
         }
         self.set_header(header::STALE, 0);
     }
+}
+
+/// The words in which the codes of the /24s from the first on and below the second lie, and their bits there.
+pub(super) fn words_of_codes((start, end): (u32, u32)) -> impl Iterator<Item = (usize, u64)> {
+    (start / CODES_A_WORD..end.div_ceil(CODES_A_WORD)).map(move |index| {
+        let first = start.max(index * CODES_A_WORD) % CODES_A_WORD;
+        let count = end.min((index + 1) * CODES_A_WORD) - index * CODES_A_WORD - first;
+        (index as usize, (u64::MAX >> (64 - 2 * count)) << (2 * first))
+    })
+}
+
+/// What a prefix of this length adds to the codes of the /24s that it has to do with.
+pub(super) const fn code_of(length: u8) -> u64 {
+    match length {
+        ..=WIDE_LENGTH => WIDE,
+        32 => HOSTS,
+        _ => MIXED,
+    }
+}
+
+/// The codes of a word that are [`WIDE`]. What is [`MIXED`] may be so for another reason.
+const fn wide_alone(codes: u64) -> u64 {
+    let hosts = codes & (EACH * HOSTS);
+    codes & (EACH * WIDE) & !(hosts << 1)
 }
 
 /// The first /24 of an IPv4 prefix, and the one behind its last.

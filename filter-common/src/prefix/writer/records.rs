@@ -9,8 +9,8 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Entry, Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, NARROW, OVERFLOW, Range, Record,
-    SLOTS, Step, WIDE, WIDE_LENGTH, record_word,
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, OVERFLOW, Range, Record, SLOTS,
+    Step, WIDE, record_word,
 };
 use crate::prefix::reader::{find_in, range_of, record_in};
 
@@ -195,23 +195,16 @@ impl<C: Cells> Table<C> {
     /// What the narrowest prefix that covers more than this one says.
     pub(super) fn inherited(&self, key: &Key) -> Record {
         let view = self.view();
-        let (family, length) = key.family_and_length();
-        let last = match family {
-            Family::V6 => Step::of(Family::V6, 0),
-            Family::V4 => {
-                let network = code_range(key).0;
-                let word = view.codes(network / CODES_A_WORD).unwrap_or(0);
-                let code = word >> (2 * (network % CODES_A_WORD));
-                if code & WIDE != 0 {
-                    Step::of(Family::V4, 0)
-                } else if length <= WIDE_LENGTH + 1 || code & NARROW == 0 {
-                    return Record::default();
-                } else {
-                    Step::of(Family::V4, WIDE_LENGTH + 1)
-                }
+        let family = key.family();
+        if family == Family::V4 {
+            let network = code_range(key).0;
+            let word = view.codes(network / CODES_A_WORD).unwrap_or(0);
+            if word >> (2 * (network % CODES_A_WORD)) & WIDE == 0 {
+                // At most single addresses.
+                return Record::default();
             }
-        };
-        let range = Range { before: key.step, last };
+        }
+        let range = Range { before: key.step, last: Step::of(family, 0), is_filtered: true };
         let found = find_in(&view, &self.shape, range, key.high, key.low);
         found.map_or_else(Record::default, |id| self.record(id))
     }
@@ -249,7 +242,7 @@ impl<C: Cells> Table<C> {
     pub fn seen(&self, key: &Key) -> Option<Record> {
         let view = self.view();
         let admitted = range_of(&view, &self.shape, key.family(), key.high)?;
-        let range = Range { before: Step(key.step.0 + 1), last: key.step };
+        let range = Range { before: Step(key.step.0 + 1), last: key.step, ..admitted };
         let is_among = admitted.last <= key.step && key.step < admitted.before;
         let id = is_among.then(|| find_in(&view, &self.shape, range, key.high, key.low))??;
         Some(self.record(id))

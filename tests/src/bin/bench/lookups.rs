@@ -61,6 +61,9 @@ pub fn measure(results: &mut Results, extent: &Extent) {
     sets.push((Contents::lasting(Kind::AllV6, extent.many), REPORTED, REPORTED));
     for (contents, hit, miss) in sets {
         let name = contents.name();
+        if std::env::var("ONLY").is_ok_and(|only| !only.split(',').any(|o| o == name)) {
+            continue;
+        }
         results.attempt(&format!("look-ups, {name}"), |results| {
             let lab = Lab::new(contents)?;
             let draws: &[(Draw, &str, Bounds)] = match contents.set.kind {
@@ -76,6 +79,9 @@ pub fn measure(results: &mut Results, extent: &Extent) {
             };
             let extent = *extent;
             for (draw, draw_name, bounds) in draws.iter().copied() {
+                if std::env::var("DRAW").is_ok_and(|only| !only.split(',').any(|o| o == draw_name)) {
+                    continue;
+                }
                 let outcome = lab.host.run(move || one(contents.set, draw, &extent))?;
                 report(results, &format!("{name}, {draw_name}"), bounds, outcome);
             }
