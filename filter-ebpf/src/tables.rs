@@ -3,8 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use filter_common::packet::Address;
 use filter_common::prefix::{
-    Hash, Memory, Range, Record, Seeds, Shape, Step, Switch, find_exactly, find_in, range_of, record,
-    words_of,
+    Hash, Memory, Range, Record, Seeds, Shape, Step, Switch, find, find_exactly, find_in,
 };
 use filter_common::{Clock, NO_ENTRY, Reason, Tables};
 
@@ -18,12 +17,7 @@ pub struct KernelTables;
 
 impl Tables for KernelTables {
     fn find(&self, source: &Address) -> Option<Record> {
-        let (family, high, low) = words_of(source);
-        let range = range_of(&KernelMemory, &shape(), family, high)?;
-        match walk(range.pack(), high, low) {
-            NO_ENTRY => None,
-            id => record(&KernelMemory, id),
-        }
+        find(&KernelMemory, &shape(), source)
     }
 
     fn switch(&self) -> Switch {
@@ -107,6 +101,14 @@ impl Memory for KernelMemory {
         if let Some(counter) = maps::ENTRY_COUNTERS.get_ptr(counter_of(entry)) {
             // SAFETY: the map lookup returned a valid, aligned Counter. Volatile, since the value is not used.
             let _ = unsafe { (&raw const (*counter).packets).read_volatile() };
+        }
+    }
+
+    #[inline(always)] // the verifier must see that words come from maps
+    fn find_in(&self, _: &Shape, range: Range, high: u64, low: u64) -> Option<u32> {
+        match walk(range.pack(), high, low) {
+            NO_ENTRY => None,
+            id => Some(id),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::geometry::{Geometry, Region};
-use super::layout::{Hash, Line, Memory, Shape, Step};
-use super::reader::find_exactly;
+use super::layout::{Hash, Line, Memory, Range, Shape, Step};
+use super::reader::{find_exactly, find_in};
 
 /// Where the words are: memory of this process, or a kernel's maps.
 pub trait Cells {
@@ -87,6 +87,10 @@ impl<'c, C: Cells> Memory for View<'c, C> {
 
     fn record(&self, id: u32) -> Option<Self::Line> {
         self.run(Region::Records, id)
+    }
+
+    fn find_in(&self, shape: &Shape, range: Range, high: u64, low: u64) -> Option<u32> {
+        find_in(self, shape, range, high, low)
     }
 
     fn find_exactly(&self, shape: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32> {

@@ -100,6 +100,9 @@ impl Step {
     /// Stands in the hash for the first 32 bits of an IPv6 address: no step of a length.
     pub const GROUP: Self = Self(STEPS - 1);
 
+    /// The step of single IPv4 addresses.
+    pub const HOST: Self = Self::of(Family::V4, Family::V4.bits());
+
     /// The step of a length.
     pub const fn of(family: Family, length: u8) -> Self {
         Self(family as u32 + length as u32 + 1)
@@ -122,6 +125,15 @@ impl Step {
     }
 }
 
+/// Of which lengths a prefix of an address can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lengths {
+    /// All bits of an IPv4 address.
+    Host,
+    /// Those in use in this range.
+    Among(Range),
+}
+
 /// Lengths to try, from long to short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -129,24 +141,17 @@ pub struct Range {
     pub before: Step,
     /// The last to try.
     pub last: Step,
-    /// Whether the Bloom filter is asked first. Where a single length is left and most addresses are found, its answer
-    /// would be waited for in vain.
-    pub is_filtered: bool,
 }
 
 impl Range {
-    /// All of these as one number, for functions with few arguments.
+    /// Both as one number, for functions with few arguments.
     pub const fn pack(self) -> u32 {
-        (self.is_filtered as u32) << 16 | self.before.0 << 8 | self.last.0
+        self.before.0 << 8 | self.last.0
     }
 
     /// The range of that number.
     pub const fn unpack(packed: u32) -> Self {
-        Self {
-            before: Step(packed >> 8 & 0xff),
-            last: Step(packed & 0xff),
-            is_filtered: packed >> 16 & 1 == 1,
-        }
+        Self { before: Step(packed >> 8 & 0xff), last: Step(packed & 0xff) }
     }
 }
 
@@ -174,7 +179,9 @@ pub trait Memory {
     fn record(&self, id: u32) -> Option<Self::Line>;
     /// Told of an entry whose counters will most likely be needed, while its record is still on the way from memory.
     fn expect(&self, _entry: u32) {}
-    /// [`find_exactly`](super::find_exactly), by a call of its own where that is cheaper.
+    /// [`find_in`](super::find_in), by a call of its own where that is cheaper.
+    fn find_in(&self, shape: &Shape, range: Range, high: u64, low: u64) -> Option<u32>;
+    /// [`find_exactly`](super::find_exactly), likewise.
     fn find_exactly(&self, shape: &Shape, step: Step, hash: Hash, high: u64, low: u64) -> Option<u32>;
 }
 

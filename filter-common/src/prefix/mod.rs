@@ -61,9 +61,9 @@ pub use cells::{Cells, OwnCells, View};
 pub use entry::{Entry, Key};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
-    ALL_CODE_WORDS, BUCKET_SLOTS, Family, Hash, Line, Memory, REST_S, Range, Record, SLOTS, STEPS, Seeds,
-    Shape, Step, Switch, mask, words_of,
+    ALL_CODE_WORDS, BUCKET_SLOTS, Family, Hash, Lengths, Line, Memory, REST_S, Range, Record, SLOTS, STEPS,
+    Seeds, Shape, Step, Switch, mask, words_of,
 };
-pub use reader::{find, find_exactly, find_in, range_of, record};
+pub use reader::{find, find_exactly, find_in, lengths_of};
 #[cfg(any(test, feature = "writer"))]
 pub use writer::{Edit, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};

@@ -4,8 +4,8 @@ use core::hint::black_box;
 
 use super::layout::{
     BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, HOSTS, Hash, ID_MASK,
-    Line, MIXED, Memory, OVERFLOW, Range, Record, SPAN_WORDS, SPANS_A_WORD, Shape, Step, WIDE, WIDE_LENGTH,
-    record_word, words_of,
+    Lengths, Line, MIXED, Memory, OVERFLOW, Range, Record, SPAN_WORDS, SPANS_A_WORD, Shape, Step, WIDE,
+    WIDE_LENGTH, record_word, words_of,
 };
 use crate::packet::Address;
 
@@ -13,29 +13,28 @@ use crate::packet::Address;
 const LENGTHS: usize = 129;
 
 /// The record of the longest prefix that covers `source`.
+#[inline(always)] // as `lengths_of`
 pub fn find<M: Memory>(memory: &M, shape: &Shape, source: &Address) -> Option<Record> {
     let (family, high, low) = words_of(source);
-    let range = range_of(memory, shape, family, high)?;
-    record(memory, find_in(memory, shape, range, high, low)?)
+    let id = match lengths_of(memory, shape, family, high)? {
+        // Most addresses that get here are found, so the Bloom filter's answer would be waited for in vain.
+        Lengths::Host => memory.find_exactly(shape, Step::HOST, shape.hash(Step::HOST, high, low), high, low),
+        Lengths::Among(range) => memory.find_in(shape, range, high, low),
+    };
+    record_of(memory, id?)
 }
 
-/// What the record with this id says.
+/// The lengths of which a prefix of an address may be: nothing where there can't be any. Most clean packets end here.
 #[inline(always)] // in BPF: in its caller, so that the verifier sees where words come from
-pub fn record<M: Memory>(memory: &M, id: u32) -> Option<Record> {
-    memory.record(id).map(|line| record_in(&line))
-}
-
-/// The lengths among which a prefix of an address may be: nothing where there can't be any. Most clean packets end here.
-#[inline(always)] // as `record`
-pub fn range_of<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64) -> Option<Range> {
+pub fn lengths_of<M: Memory>(memory: &M, shape: &Shape, family: Family, high: u64) -> Option<Lengths> {
     match family {
-        Family::V4 => range_of_v4(memory, high),
-        Family::V6 => range_of_v6(memory, shape, high),
+        Family::V4 => lengths_of_v4(memory, high),
+        Family::V6 => lengths_of_v6(memory, shape, high),
     }
 }
 
-#[inline(always)] // as `record`
-fn range_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Range> {
+#[inline(always)] // as `lengths_of`
+fn lengths_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Lengths> {
     let network = (high >> 40) as u32;
     let span = network >> 8;
     if memory.codes(CODE_WORDS + span / SPANS_A_WORD)? >> (span % SPANS_A_WORD) & 1 == 0 {
@@ -46,34 +45,33 @@ fn range_of_v4<M: Memory>(memory: &M, high: u64) -> Option<Range> {
         return None;
     }
     let codes = memory.codes(network / CODES_A_WORD)?;
-    let start = Step::start(Family::V4);
     let last = Step::of(Family::V4, 0);
     match codes >> (2 * (network % CODES_A_WORD)) & MIXED {
         0 => None,
-        HOSTS => Some(Range { before: start, last: Step::of(Family::V4, 32), is_filtered: false }),
-        WIDE => Some(Range { before: Step::of(Family::V4, WIDE_LENGTH + 1), last, is_filtered: true }),
-        _ => Some(Range { before: start, last, is_filtered: true }),
+        HOSTS => Some(Lengths::Host),
+        WIDE => Some(Lengths::Among(Range { before: Step::of(Family::V4, WIDE_LENGTH + 1), last })),
+        _ => Some(Lengths::Among(Range { before: Step::start(Family::V4), last })),
     }
 }
 
-#[inline(always)] // as `record`
-fn range_of_v6<M: Memory>(memory: &M, shape: &Shape, high: u64) -> Option<Range> {
+#[inline(always)] // as `lengths_of`
+fn lengths_of_v6<M: Memory>(memory: &M, shape: &Shape, high: u64) -> Option<Lengths> {
     let last = Step::of(Family::V6, 0);
     let (word, bits) = shape.bloom(shape.hash(Step::GROUP, high & GROUP_MASK, 0));
     if memory.bloom(word)? & bits == bits {
-        return Some(Range { before: Step::start(Family::V6), last, is_filtered: true });
+        return Some(Lengths::Among(Range { before: Step::start(Family::V6), last }));
     }
     let before = Step::of(Family::V6, GROUP_LENGTH);
     if next_of(&memory.step(before.0)?) < last {
         return None;
     }
-    Some(Range { before, last, is_filtered: true })
+    Some(Lengths::Among(Range { before, last }))
 }
 
 /// The id of the record of the longest prefix of the address whose length is in the range.
-#[inline(always)] // as `record`
+#[inline(always)] // as `lengths_of`
 pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, low: u64) -> Option<u32> {
-    let Range { before, last, is_filtered } = range;
+    let Range { before, last } = range;
     let mut step = next_of(&memory.step(before.0)?);
     for _ in 0..LENGTHS {
         if step < last {
@@ -83,7 +81,7 @@ pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, lo
         let (high, low) = (high & line.word(1), low & line.word(2));
         let hash = shape.hash(step, high, low);
         let (word, bits) = shape.bloom(hash);
-        if (!is_filtered || memory.bloom(word)? & bits == bits)
+        if memory.bloom(word)? & bits == bits
             && let Some(found) = memory.find_exactly(shape, step, hash, high, low)
         {
             return Some(found);
@@ -94,7 +92,7 @@ pub fn find_in<M: Memory>(memory: &M, shape: &Shape, range: Range, high: u64, lo
 }
 
 /// The id of the record of exactly this prefix.
-#[inline(always)] // as `record`
+#[inline(always)] // as `lengths_of`
 pub fn find_exactly<M: Memory>(
     memory: &M,
     shape: &Shape,
@@ -136,14 +134,15 @@ pub fn find_exactly<M: Memory>(
     None
 }
 
-#[inline(always)] // as `record`
+#[inline(always)] // as `lengths_of`
 fn next_of(line: &impl Line) -> Step {
     #[expect(clippy::cast_possible_truncation, reason = "steps are small")]
     Step(line.word(0) as u32)
 }
 
-/// What the record says.
-#[inline(always)] // as `record`
-pub(super) fn record_in(line: &impl Line) -> Record {
-    Record { words: core::array::from_fn(|position| line.word(record_word::FIRST + position)) }
+/// What the record with this id says.
+#[inline(always)] // as `lengths_of`
+pub(super) fn record_of<M: Memory>(memory: &M, id: u32) -> Option<Record> {
+    let line = memory.record(id)?;
+    Some(Record { words: core::array::from_fn(|position| line.word(record_word::FIRST + position)) })
 }

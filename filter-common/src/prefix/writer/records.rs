@@ -9,10 +9,10 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Entry, Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Memory as _, OVERFLOW, Range, Record, SLOTS,
+    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Lengths, OVERFLOW, Range, Record, SLOTS,
     Step, WIDE, record_word,
 };
-use crate::prefix::reader::{find_in, range_of, record_in};
+use crate::prefix::reader::{find_exactly, find_in, lengths_of, record_of};
 
 impl<C: Cells> Table<C> {
     /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
@@ -198,13 +198,13 @@ impl<C: Cells> Table<C> {
         let family = key.family();
         if family == Family::V4 {
             let network = code_range(key).0;
-            let word = view.codes(network / CODES_A_WORD).unwrap_or(0);
+            let word = self.get(Region::Codes, (network / CODES_A_WORD) as usize);
             if word >> (2 * (network % CODES_A_WORD)) & WIDE == 0 {
                 // At most single addresses.
                 return Record::default();
             }
         }
-        let range = Range { before: key.step, last: Step::of(family, 0), is_filtered: true };
+        let range = Range { before: key.step, last: Step::of(family, 0) };
         let found = find_in(&view, &self.shape, range, key.high, key.low);
         found.map_or_else(Record::default, |id| self.record(id))
     }
@@ -241,11 +241,18 @@ impl<C: Cells> Table<C> {
     /// What readers find for exactly this key's prefix: by their way, through codes, steps, Bloom filter and buckets.
     pub fn seen(&self, key: &Key) -> Option<Record> {
         let view = self.view();
-        let admitted = range_of(&view, &self.shape, key.family(), key.high)?;
-        let range = Range { before: Step(key.step.0 + 1), last: key.step, ..admitted };
-        let is_among = admitted.last <= key.step && key.step < admitted.before;
-        let id = is_among.then(|| find_in(&view, &self.shape, range, key.high, key.low))??;
-        Some(self.record(id))
+        let hash = self.hash(key);
+        let id = match lengths_of(&view, &self.shape, key.family(), key.high)? {
+            Lengths::Host if key.step == Step::HOST => {
+                find_exactly(&view, &self.shape, key.step, hash, key.high, key.low)
+            }
+            Lengths::Among(Range { before, last }) if last <= key.step && key.step < before => {
+                let alone = Range { before: Step(key.step.0 + 1), last: key.step };
+                find_in(&view, &self.shape, alone, key.high, key.low)
+            }
+            _ => None,
+        };
+        Some(self.record(id?))
     }
 
     pub(super) fn is_record_of(&self, id: u32, key: &Key) -> bool {
@@ -254,7 +261,7 @@ impl<C: Cells> Table<C> {
     }
 
     pub(super) fn record(&self, id: u32) -> Record {
-        self.view().record(id).map_or_else(Record::default, |line| record_in(&line))
+        record_of(&self.view(), id).unwrap_or_default()
     }
 }
 
