@@ -16,6 +16,8 @@ pub static TRIE_FLOOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR
 /// The filter with its own tables, and the same without.
 pub static FLAT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-flat"));
 pub static FLAT_FLOOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-flat-floor"));
+/// The filter with two dependent lines of its tables' memory in place of a look-up.
+pub static TWO_LINES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-two-lines"));
 /// The sender, and programs that do nothing.
 pub static SEND: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-send"));
 

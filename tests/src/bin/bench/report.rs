@@ -149,6 +149,8 @@ const METHOD: &str = "
   1.3 % of IPv4 misses are hits by chance, which slows ours more than the trie. The shares are measured and reported.
 - **The trie** is the kernel's `LPM_TRIE`, with the id and the deadline of an entry in each value and the same counters. It
   answers for allow and block in one look-up, which is more than a filter with two lists could do with it.
+- **Two lines of memory** is a program that reads a random bucket and then counts for an entry that only this bucket
+  tells, and compares nothing: what a table beyond the caches can't do without if it names the entry and counts by it.
 - **Over veth** frames are made by an XDP program and sent as live frames, received and handled on one CPU: rates are of
   all of that, and a filter that cost nothing would reach the rate of `XDP_DROP` alone. Each filter's own counters confirm
   that it dropped all of them, or none.
