@@ -1,16 +1,16 @@
-//! From entries as they are and a change to the steps that make it so. Pure: the kernel side carries the steps out.
+//! From entries as they are and a change to what is to be done. Pure: the kernel side carries it out.
 
 use std::collections::BTreeMap;
 
-use filter_common::prefix::Family;
+use filter_common::prefix::{Family, in_order};
 use thiserror::Error;
 
 use crate::policy::{Deadline, Entry, Key};
 
 /// The entries as they are.
 pub trait Current {
-    /// The entry with this key, and its id.
-    fn find(&self, key: &Key) -> Option<(u32, Entry)>;
+    /// The entry with this key, and its id. Keys are asked for in their order.
+    fn find(&mut self, key: &Key) -> Option<(u32, Entry)>;
     /// Entries of a family that there are, and that there can be.
     fn room(&self, family: Family) -> Room;
 }
@@ -53,15 +53,15 @@ pub struct Effect {
     pub removed: Vec<Entry>,
 }
 
-/// A step to take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Make this entry.
-    Insert(Entry),
-    /// Make the entry with this id what is given.
-    Update(u32, Entry),
-    /// Remove the entry with this id, which is as given.
-    Remove(u32, Entry),
+/// What is to be done: to make what the effect has as added, and to bring the entries with these ids to what it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What it comes to.
+    pub effect: Effect,
+    /// Ids of the entries that change, in the order of [`Effect::changed`].
+    pub changed: Vec<u32>,
+    /// Ids of the entries that go, in the order of [`Effect::removed`].
+    pub removed: Vec<u32>,
 }
 
 /// The entries don't fit.
@@ -88,32 +88,32 @@ pub struct Full {
 /// # Errors
 ///
 /// [`Full`] if the new entries don't fit; then nothing is to be done.
-pub fn plan(current: &impl Current, change: Change) -> Result<(Vec<Step>, Effect), Full> {
-    let mut effect = Effect::default();
-    let mut steps = Vec::new();
+pub fn plan(current: &mut impl Current, change: Change) -> Result<Plan, Full> {
+    let mut plan = Plan::default();
     match change {
         Change::Remove(mut keys) => {
             keys.sort_unstable();
             keys.dedup();
             for (id, entry) in keys.iter().filter_map(|key| current.find(key)) {
-                effect.removed.push(entry.clone());
-                steps.push(Step::Remove(id, entry));
+                plan.effect.removed.push(entry);
+                plan.removed.push(id);
             }
         }
         Change::Add(asked) => {
             let mut needed: BTreeMap<Family, u32> = BTreeMap::new();
-            for asked in merged(asked) {
+            let asked = merged(asked);
+            plan.effect.added.reserve(asked.len());
+            for asked in asked {
                 let Some((id, mut held)) = current.find(&asked.key) else {
                     *needed.entry(asked.key.prefix.family()).or_default() += 1;
-                    effect.added.push(asked.clone());
-                    steps.push(Step::Insert(asked));
+                    plan.effect.added.push(asked);
                     continue;
                 };
                 if merge(&mut held, &asked) {
-                    effect.changed.push(held.clone());
-                    steps.push(Step::Update(id, held));
+                    plan.effect.changed.push(held);
+                    plan.changed.push(id);
                 } else {
-                    effect.unchanged.push(held);
+                    plan.effect.unchanged.push(held);
                 }
             }
             for (family, needed) in needed {
@@ -128,12 +128,17 @@ pub fn plan(current: &impl Current, change: Change) -> Result<(Vec<Step>, Effect
             }
         }
     }
-    Ok((steps, effect))
+    Ok(plan)
 }
 
 /// The entries in the order of their keys, those with the same key as one.
 fn merged(mut asked: Vec<Entry>) -> Vec<Entry> {
-    asked.sort_by_key(|entry| entry.key);
+    if !asked.is_sorted_by_key(|entry| entry.key) {
+        let keys: Vec<_> = asked.iter().map(|entry| entry.key.to_table()).collect();
+        let mut entries: Vec<_> = asked.into_iter().map(Some).collect();
+        let sorted = in_order(&keys).into_iter().filter_map(|position| entries[position as usize].take());
+        asked = sorted.collect();
+    }
     asked.dedup_by(|later, kept| {
         let is_same = later.key == kept.key;
         if is_same {
@@ -182,7 +187,7 @@ mod tests {
     struct Held(BTreeMap<u32, Entry>);
 
     impl Current for Held {
-        fn find(&self, key: &Key) -> Option<(u32, Entry)> {
+        fn find(&mut self, key: &Key) -> Option<(u32, Entry)> {
             self.0.iter().find(|(_, entry)| entry.key == *key).map(|(id, entry)| (*id, entry.clone()))
         }
 
@@ -194,18 +199,17 @@ mod tests {
 
     impl Held {
         fn change(&mut self, change: Change) -> Effect {
-            let (steps, effect) = plan(self, change).unwrap();
-            for step in steps {
-                match step {
-                    Step::Insert(entry) => {
-                        let id = self.0.keys().max().map_or(1, |id| id + 1);
-                        self.0.insert(id, entry);
-                    }
-                    Step::Update(id, entry) => {
-                        assert_eq!(self.0.insert(id, entry.clone()).unwrap().key, entry.key);
-                    }
-                    Step::Remove(id, entry) => assert_eq!(self.0.remove(&id), Some(entry)),
-                }
+            let Plan { effect, changed, removed } = plan(self, change).unwrap();
+            for entry in &effect.added {
+                let id = self.0.keys().max().map_or(1, |id| id + 1);
+                self.0.insert(id, entry.clone());
+            }
+            assert_eq!((changed.len(), removed.len()), (effect.changed.len(), effect.removed.len()));
+            for (id, entry) in changed.into_iter().zip(&effect.changed) {
+                assert_eq!(self.0.insert(id, entry.clone()).unwrap().key, entry.key);
+            }
+            for (id, entry) in removed.iter().zip(&effect.removed) {
+                assert_eq!(self.0.remove(id).as_ref(), Some(entry));
             }
             effect
         }
@@ -244,12 +248,25 @@ mod tests {
     }
 
     #[test]
-    fn doing_nothing_has_no_steps() {
+    fn doing_nothing_has_no_effect() {
         let mut held = Held::default();
         let entries = vec![block("192.0.2.0/24", 50), block("2001:db8::/32", FOREVER)];
         held.change(Change::Add(entries.clone()));
-        assert_eq!(plan(&held, Change::Add(entries)).unwrap().0, []);
-        assert_eq!(plan(&held, Change::Remove(vec![key("192.0.2.0/25")])).unwrap().0, []);
+        let unchanged = Effect { unchanged: entries.clone(), ..Effect::default() };
+        let nothing = Plan { effect: unchanged, ..Plan::default() };
+        assert_eq!(plan(&mut held, Change::Add(entries)), Ok(nothing));
+        assert_eq!(plan(&mut held, Change::Remove(vec![key("192.0.2.0/25")])), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn what_is_asked_for_in_any_order_comes_out_in_that_of_keys() {
+        let mut held = Held::default();
+        let texts =
+            ["2001:db8::/32", "192.0.2.0/25", "10.0.0.0/8", "192.0.2.0/24", "2001:db8::1", "192.0.2.0/25"];
+        let effect = held.change(Change::Add(texts.map(|text| block(text, 50)).to_vec()));
+        let added: Vec<_> = effect.added.iter().map(|entry| entry.key).collect();
+        let sorted = ["10.0.0.0/8", "192.0.2.0/24", "192.0.2.0/25", "2001:db8::/32", "2001:db8::1"];
+        assert_eq!(added, sorted.map(key));
     }
 
     #[test]
@@ -257,7 +274,7 @@ mod tests {
         let mut held = Held::default();
         held.change(Change::Add((0..60).map(|host| block(&format!("192.0.2.{host}"), FOREVER)).collect()));
         let more: Vec<_> = (58..66).map(|host| block(&format!("192.0.2.{host}"), 7)).collect();
-        let full = plan(&held, Change::Add(more)).unwrap_err();
+        let full = plan(&mut held, Change::Add(more)).unwrap_err();
         assert_eq!((full.room, full.needed), (Room { used: 60, limit: LIMIT }, 6));
         assert!(
             full.to_string().contains("IPv4") && full.to_string().contains("resize --max-ipv4"),

@@ -223,13 +223,13 @@ impl Action {
 
 /// What makes an entry that entry: there is at most one for each action and prefix.
 ///
-/// The order puts a prefix directly before those it covers.
+/// The order is that of the tables' keys, and puts a prefix directly before those it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// What it does.
-    pub action: Action,
     /// Whom it concerns.
     pub prefix: Prefix,
+    /// What it does.
+    pub action: Action,
 }
 
 impl Key {

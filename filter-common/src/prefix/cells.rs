@@ -18,9 +18,9 @@ pub trait Cells {
     /// Reads words of one element.
     #[inline]
     fn load<const N: usize>(&self, region: Region, first: usize) -> [u64; N] {
-        let cells = self.cells(region, first, N);
+        let cells = self.cells(region, first, N).first_chunk::<N>().expect("as many as asked for");
         // Acquire in place of the dependency of addresses that readers in the kernel have: Rust knows no such thing.
-        std::array::from_fn(|position| cells[position].load(Ordering::Acquire))
+        cells.each_ref().map(|cell| cell.load(Ordering::Acquire))
     }
 
     /// Publishes words of one element, one after the other, and with each all that was stored before.
@@ -41,6 +41,7 @@ pub struct Run<'c, C> {
 }
 
 impl<C: Cells> Line for Run<'_, C> {
+    #[inline]
     fn word(&self, position: usize) -> u64 {
         let [word] = self.cells.load(self.region, self.first + position);
         word
@@ -56,6 +57,7 @@ pub struct View<'c, C> {
 }
 
 impl<'c, C: Cells> View<'c, C> {
+    #[inline]
     fn run(&self, region: Region, element: u32) -> Option<Run<'c, C>> {
         (element < self.geometry.elements(region)).then(|| Run {
             cells: self.cells,
@@ -69,22 +71,27 @@ impl<'c, C: Cells> Memory for View<'c, C> {
     type Line = Run<'c, C>;
     type Step = Run<'c, C>;
 
+    #[inline]
     fn codes(&self, index: u32) -> Option<u64> {
         self.run(Region::Codes, index).map(|run| run.word(0))
     }
 
+    #[inline]
     fn step(&self, index: u32) -> Option<Self::Step> {
         self.run(Region::Steps, index)
     }
 
+    #[inline]
     fn bloom(&self, index: u32) -> Option<u64> {
         self.run(Region::Bloom, index).map(|run| run.word(0))
     }
 
+    #[inline]
     fn bucket(&self, index: u32) -> Option<Self::Line> {
         self.run(Region::Buckets, index)
     }
 
+    #[inline]
     fn record(&self, id: u32) -> Option<Self::Line> {
         self.run(Region::Records, id)
     }

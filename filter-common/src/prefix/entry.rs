@@ -22,11 +22,13 @@ pub struct Key {
 
 impl Key {
     /// Family and length.
+    #[inline]
     pub fn family_and_length(&self) -> (Family, u8) {
         self.step.family_and_length().expect("keys are made with the step of a length")
     }
 
     /// The family.
+    #[inline]
     pub fn family(&self) -> Family {
         self.family_and_length().0
     }
@@ -44,6 +46,14 @@ impl Key {
         family == other.family()
             && self.step <= other.step
             && ((self.high ^ other.high) & high) | ((self.low ^ other.low) & low) == 0
+    }
+
+    /// How many of the first bits of both addresses are the same.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 128")]
+    pub fn common_length(&self, other: &Self) -> u8 {
+        let (high, low) = (self.high ^ other.high, self.low ^ other.low);
+        let same = if high == 0 { 64 + low.leading_zeros() } else { high.leading_zeros() };
+        same.min(self.family().bits().into()) as u8
     }
 
     /// The least key of this prefix.
@@ -78,6 +88,33 @@ impl PartialOrd for Key {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
+}
+
+/// The positions of these keys in their order.
+pub fn in_order(keys: &[Key]) -> Vec<u32> {
+    /// The bits of a position.
+    const POSITION: u128 = u32::MAX as u128;
+    if keys.is_sorted() {
+        return (0..).take(keys.len()).collect();
+    }
+    // The family, most of the address and the position as one number: a million of these are sorted in half the time of
+    // keys. What is equal up to the position is then told apart by its keys.
+    let numbered = (0u32..).zip(keys).map(|(position, key)| {
+        let address = u128::from(key.high) << 64 | u128::from(key.low);
+        let family = u128::from(key.step >= Step::of(Family::V6, 0)) << 127;
+        (family | address >> 1) & !POSITION | u128::from(position)
+    });
+    let mut numbered: Vec<u128> = numbered.collect();
+    numbered.sort_unstable();
+    #[expect(clippy::cast_possible_truncation, reason = "the position is meant")]
+    let position = |number: &u128| *number as u32;
+    for alike in numbered.chunk_by_mut(|one, other| one & !POSITION == other & !POSITION) {
+        if alike.len() > 1 {
+            // Equal keys stay in the order in which they came.
+            alike.sort_by_key(|number| keys[position(number) as usize]);
+        }
+    }
+    numbered.iter().map(position).collect()
 }
 
 /// Where an entry is in its life.

@@ -58,7 +58,7 @@ pub mod writer;
 #[cfg(any(test, feature = "writer"))]
 pub use cells::{Cells, OwnCells, View};
 #[cfg(any(test, feature = "writer"))]
-pub use entry::{Entry, Key};
+pub use entry::{Entry, Key, in_order};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
 pub use layout::{
     ALL_CODE_WORDS, BUCKET_SLOTS, Family, Hash, Lengths, Line, Memory, REST_S, Range, Record, SLOTS, STEPS,
@@ -66,4 +66,4 @@ pub use layout::{
 };
 pub use reader::{find, find_exactly, find_in, lengths_of};
 #[cfg(any(test, feature = "writer"))]
-pub use writer::{Edit, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};
+pub use writer::{AHEAD, Edit, Finger, Inconsistent, OWNER_LENGTH, REASON_LENGTH, Refused, Table};

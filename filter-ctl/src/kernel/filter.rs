@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use filter_common::abi::{self, Counter};
-use filter_common::prefix::{self, Edit, Family, Geometry, REST_S, Refused, Table};
+use filter_common::prefix::{self, AHEAD, Edit, Family, Finger, Geometry, REST_S, Refused, Table};
 use filter_common::{NO_ENTRY, Reason};
 use thiserror::Error;
 
@@ -17,7 +17,7 @@ use super::maps::{self, Maps};
 use super::pins::{self, Lock, NotLoaded, Pins, Set};
 use super::resize;
 use crate::host::{Monotonic, monotonic_now_s};
-use crate::plan::{self, Change, Current, Effect, Room, Step};
+use crate::plan::{self, Change, Current, Effect, Plan, Room};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, ReasonText};
 
 /// Entries of a change from which on all arrays are mapped whole: below, the pieces that it touches cost less.
@@ -275,56 +275,59 @@ impl Filter {
             Change::Remove(keys) => keys.len(),
         };
         self.map_for(count)?;
-        let (steps, effect) = plan::plan(&Held::new(&self.table), change)?;
+        let plan = plan::plan(&mut Held::new(&self.table), change)?;
         let mut held: HashMap<(Owner, ReasonText), u16> = HashMap::new();
-        let changed = self.edits(&steps, &mut held).and_then(|edits| self.apply(&edits));
+        let changed = self.edits(&plan, &mut held).and_then(|edits| self.apply(&edits));
         for note in held.into_values() {
             self.table.release_note(note);
         }
         changed?;
-        self.read_back(&steps).map_err(|error| PartlyApplied(format!("{error:#}")))?;
-        Ok(effect)
+        self.read_back(&plan.effect).map_err(|error| PartlyApplied(format!("{error:#}")))?;
+        Ok(plan.effect)
     }
 
-    /// The steps as the tables' writer takes them. Holds the notes that they need.
-    fn edits(&mut self, steps: &[Step], held: &mut HashMap<(Owner, ReasonText), u16>) -> Result<Vec<Edit>> {
-        let mut edits = Vec::with_capacity(steps.len());
-        let mut last: Option<(Owner, ReasonText, u16)> = None;
-        for step in steps {
-            let (Step::Insert(entry) | Step::Update(_, entry) | Step::Remove(_, entry)) = step;
-            let mut note = || -> Result<u16> {
-                if let Some((owner, reason, note)) = &last
-                    && (owner, reason) == (&entry.owner, &entry.reason)
-                {
-                    return Ok(*note);
+    /// The plan as the tables' writer takes it. Holds the notes that it needs.
+    fn edits<'p>(
+        &mut self,
+        plan: &'p Plan,
+        held: &mut HashMap<(Owner, ReasonText), u16>,
+    ) -> Result<Vec<Edit>> {
+        let Plan { effect, changed, removed } = plan;
+        let mut edits = Vec::with_capacity(effect.added.len() + changed.len() + removed.len());
+        let mut last: Option<(&'p Entry, u16)> = None;
+        let mut note = |entry: &'p Entry| -> Result<u16> {
+            if let Some((last, note)) = last
+                && (&last.owner, &last.reason) == (&entry.owner, &entry.reason)
+            {
+                return Ok(note);
+            }
+            let said = (entry.owner.clone(), entry.reason.clone());
+            let note = match held.get(&said) {
+                Some(note) => *note,
+                None => {
+                    let note = self.table.hold_note(said.0.as_str(), said.1.as_str())?;
+                    held.insert(said, note);
+                    note
                 }
-                let said = (entry.owner.clone(), entry.reason.clone());
-                let note = match held.get(&said) {
-                    Some(note) => *note,
-                    None => {
-                        let note = self.table.hold_note(said.0.as_str(), said.1.as_str())?;
-                        held.insert(said.clone(), note);
-                        note
-                    }
-                };
-                last = Some((said.0, said.1, note));
-                Ok(note)
             };
-            edits.push(match step {
-                Step::Insert(entry) => Edit::Insert(prefix::Entry {
-                    key: entry.key.to_table(),
-                    slots: BOTH_SLOTS,
-                    until_s: entry.until.0,
-                    created_s: entry.created_s,
-                    note: note()?,
-                    base: Counter::default(),
-                }),
-                Step::Update(id, entry) => {
-                    Edit::Update { id: *id, slots: BOTH_SLOTS, until_s: entry.until.0, note: note()? }
-                }
-                Step::Remove(id, _) => Edit::Remove(*id),
-            });
+            last = Some((entry, note));
+            Ok(note)
+        };
+        for entry in &effect.added {
+            edits.push(Edit::Insert(prefix::Entry {
+                key: entry.key.to_table(),
+                slots: BOTH_SLOTS,
+                until_s: entry.until.0,
+                created_s: entry.created_s,
+                note: note(entry)?,
+                base: Counter::default(),
+            }));
         }
+        for (id, entry) in changed.iter().zip(&effect.changed) {
+            let (until_s, note) = (entry.until.0, note(entry)?);
+            edits.push(Edit::Update { id: *id, slots: BOTH_SLOTS, until_s, note });
+        }
+        edits.extend(removed.iter().map(|id| Edit::Remove(*id)));
         Ok(edits)
     }
 
@@ -344,30 +347,38 @@ impl Filter {
 
     /// Looks in the kernel's tables, as the program does, for what was just written: a command never reports what it
     /// only meant to do.
-    fn read_back(&self, steps: &[Step]) -> Result<()> {
-        for step in steps {
-            let (Step::Insert(entry) | Step::Update(_, entry) | Step::Remove(_, entry)) = step;
-            let key = entry.key.to_table();
-            let held = self.table.lookup(&key).and_then(|id| self.table.entry(id));
-            let is_right = match step {
-                Step::Remove(..) => held.is_none(),
-                _ => {
-                    let seen = self.table.seen(&key).map(|record| match entry.key.action {
-                        Action::Allow => record.allow(0),
-                        Action::Block => record.block(0),
-                    });
-                    held.is_some_and(|held| held.until_s == entry.until.0)
-                        && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
+    fn read_back(&self, effect: &Effect) -> Result<()> {
+        for (entries, is_there) in [(&effect.added, true), (&effect.changed, true), (&effect.removed, false)]
+        {
+            let mut finger = Finger::default();
+            for entries in entries.chunks(AHEAD) {
+                self.table.prefetch(entries.iter().map(|entry| entry.key.to_table()));
+                for entry in entries {
+                    ensure!(
+                        self.is_as_said(&mut finger, entry, is_there),
+                        "{} {} reads back differently than it was written",
+                        entry.key.action.name(),
+                        entry.key.prefix
+                    );
                 }
-            };
-            ensure!(
-                is_right,
-                "{} {} reads back differently than it was written",
-                entry.key.action.name(),
-                entry.key.prefix
-            );
+            }
         }
         Ok(())
+    }
+
+    /// Whether the tables hold this entry and the program finds it, or they don't hold it if it `is_there` no more.
+    fn is_as_said(&self, finger: &mut Finger, entry: &Entry, is_there: bool) -> bool {
+        let key = entry.key.to_table();
+        let held = self.table.lookup_from(finger, &key).and_then(|id| self.table.entry(id));
+        if !is_there {
+            return held.is_none();
+        }
+        let seen = self.table.seen(&key).map(|record| match entry.key.action {
+            Action::Allow => record.allow(0),
+            Action::Block => record.block(0),
+        });
+        held.is_some_and(|held| held.until_s == entry.until.0)
+            && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
     }
 
     /// Finishes a change that was interrupted, and frees the slots of interfaces whose loading was.
@@ -416,21 +427,22 @@ impl Notes {
 /// The entries of a table as plans see them.
 struct Held<'t> {
     table: &'t Table<MappedCells>,
-    notes: std::cell::RefCell<Notes>,
+    notes: Notes,
+    finger: Finger,
 }
 
 impl<'t> Held<'t> {
     fn new(table: &'t Table<MappedCells>) -> Self {
-        Self { table, notes: std::cell::RefCell::default() }
+        Self { table, notes: Notes::default(), finger: Finger::default() }
     }
 }
 
 impl Current for Held<'_> {
-    fn find(&self, key: &Key) -> Option<(u32, Entry)> {
-        let id = self.table.lookup(&key.to_table())?;
+    fn find(&mut self, key: &Key) -> Option<(u32, Entry)> {
+        let id = self.table.lookup_from(&mut self.finger, &key.to_table())?;
         let entry = self.table.entry(id)?;
         // An entry whose texts nobody wrote is still an entry, to be removed or extended.
-        let said = self.notes.borrow_mut().entry(self.table, id, &entry).unwrap_or_else(|_| Entry {
+        let said = self.notes.entry(self.table, id, &entry).unwrap_or_else(|_| Entry {
             key: *key,
             until: Deadline(entry.until_s),
             created_s: entry.created_s,

@@ -16,25 +16,38 @@ pub(super) const EACH: u64 = 0x5555_5555_5555_5555;
 /// Codes of a /16.
 const CODES_A_SPAN: u32 = 256;
 
+/// Codes of a /22.
+const CODES_A_BLOCK: u32 = 4;
+
 impl<C: Cells> Table<C> {
     /// Lets readers look for this prefix.
     pub(super) fn admit(&mut self, key: &Key, hash: Hash) {
         let (family, length) = key.family_and_length();
         for hash in [Some(hash), self.group_hash(key)].into_iter().flatten() {
-            let (index, bits) = self.shape.bloom(hash);
-            let word = self.get(Region::Bloom, index as usize);
-            if word & bits != bits {
-                self.set(Region::Bloom, index as usize, word | bits);
-            }
+            self.set_filter(hash);
         }
         if family == Family::V4 {
-            self.change_codes(code_range(key), |codes| codes | code_of(length) * EACH);
+            self.set_codes(key, length);
         }
-        let count = step_word(key.step.0, 3);
+        self.count_prefixes(key.step, 1);
+    }
+
+    /// Puts a hash into the Bloom filter.
+    pub(super) fn set_filter(&mut self, hash: Hash) {
+        let (index, bits) = self.shape.bloom(hash);
+        let word = self.get(Region::Bloom, index as usize);
+        if word & bits != bits {
+            self.set(Region::Bloom, index as usize, word | bits);
+        }
+    }
+
+    /// Counts so many more prefixes of a length.
+    pub(super) fn count_prefixes(&mut self, step: Step, more: u64) {
+        let count = step_word(step.0, 3);
         let before = self.get(Region::Steps, count);
-        self.set(Region::Steps, count, before + 1);
+        self.set(Region::Steps, count, before + more);
         if before == 0 {
-            self.link(key.step);
+            self.link(step);
         }
     }
 
@@ -55,7 +68,7 @@ impl<C: Cells> Table<C> {
     }
 
     /// The hash of the group of an IPv6 prefix that is long enough to have one.
-    fn group_hash(&self, key: &Key) -> Option<Hash> {
+    pub(super) fn group_hash(&self, key: &Key) -> Option<Hash> {
         let is_in_group = key.step >= Step::of(Family::V6, GROUP_LENGTH);
         is_in_group.then(|| self.shape.hash(Step::GROUP, key.high & GROUP_MASK, 0))
     }
@@ -111,12 +124,12 @@ impl<C: Cells> Table<C> {
                 continue;
             }
             if inner_start > from {
-                self.change_codes((from, inner_start), |codes| codes & !wide_alone(codes));
+                self.reduce_codes((from, inner_start), |codes| codes & !wide_alone(codes));
             }
             from = from.max(inner_end);
         }
         if from < end {
-            self.change_codes((from, end), |codes| codes & !wide_alone(codes));
+            self.reduce_codes((from, end), |codes| codes & !wide_alone(codes));
         }
     }
 
@@ -138,7 +151,7 @@ impl<C: Cells> Table<C> {
             position += 1;
         }
         if code != before {
-            self.change_codes((network, network + 1), |codes| codes & code * EACH);
+            self.reduce_codes((network, network + 1), |codes| codes & code * EACH);
         }
     }
 
@@ -156,17 +169,49 @@ impl<C: Cells> Table<C> {
         })
     }
 
+    /// Brings what a prefix adds into the codes.
+    pub(super) fn set_codes(&mut self, key: &Key, length: u8) {
+        let (start, end) = code_range(key);
+        self.change_codes((start, end), |codes| codes | code_of(length) * EACH);
+        for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
+            self.open_span(span, start, end);
+        }
+    }
+
+    /// Takes out of the codes of the /24s from the first on and below the second what `keep` does not keep.
+    fn reduce_codes(&mut self, (start, end): (u32, u32), keep: impl Fn(u64) -> u64) {
+        self.change_codes((start, end), keep);
+        for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
+            self.refresh_span(span);
+        }
+    }
+
     /// Changes the codes of the /24s from the first on and below the second, a word of them at a time.
-    fn change_codes(&mut self, (start, end): (u32, u32), change: impl Fn(u64) -> u64) {
-        for (index, mask) in words_of_codes((start, end)) {
+    fn change_codes(&mut self, range: (u32, u32), change: impl Fn(u64) -> u64) {
+        for (index, mask) in words_of_codes(range) {
             let word = self.get(Region::Codes, index);
             let changed = word & !mask | change(word) & mask;
             if changed != word {
                 self.set(Region::Codes, index, changed);
             }
         }
-        for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
-            self.refresh_span(span);
+    }
+
+    /// Sets the bits of a /16, and of the /22s in it between the two /24s: for what is set, the codes of others don't
+    /// matter.
+    fn open_span(&mut self, span: u32, start: u32, end: u32) {
+        let first = span * CODES_A_SPAN;
+        let from = start.saturating_sub(first) / CODES_A_BLOCK;
+        let until = (end - first).min(CODES_A_SPAN).div_ceil(CODES_A_BLOCK);
+        let blocks = u64::MAX >> (SPANS_A_WORD - (until - from)) << from;
+        for (at, bits) in [
+            (CODE_WORDS + SPAN_WORDS + span, blocks),
+            (CODE_WORDS + span / SPANS_A_WORD, 1 << (span % SPANS_A_WORD)),
+        ] {
+            let word = self.get(Region::Codes, at as usize);
+            if word & bits != bits {
+                self.set(Region::Codes, at as usize, word | bits);
+            }
         }
     }
 

@@ -1,12 +1,13 @@
 //! A change, step by step: ids, marks, the order of keys, and the end.
 
 use super::entries::order_of;
+use super::records::AHEAD;
 use super::{CHANGING, Edit, Refused, Table, entry_word, halves, used_of};
 use crate::abi::Counter;
 use crate::decide::Clock;
 use crate::prefix::REST_S;
 use crate::prefix::cells::Cells;
-use crate::prefix::entry::{Entry, Key, state, word};
+use crate::prefix::entry::{Entry, Key, in_order, state, word};
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::Family;
 
@@ -83,15 +84,23 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Writes down what is to be done, in entries and their states, and returns it in the order of keys.
+    /// Writes down what is to be done, in entries and their states, and returns it in the order of keys. New entries get
+    /// their ids in this order too, so that whatever goes over them by key goes through memory from end to end.
     pub(super) fn mark(&mut self, edits: &[Edit], ids: &[u32]) -> Vec<Touched> {
         let highest_before = self.header_u32(header::HIGHEST);
         let mut ids = ids.iter().copied();
         let mut highest = highest_before;
         let mut reused = 0;
+        let mut next_end = self.next_end();
+        let mut digest = 0u64;
         let mut touched = Vec::with_capacity(edits.len());
-        for edit in edits {
-            match *edit {
+        let keys = edits.iter().map(|edit| match edit {
+            Edit::Insert(entry) => entry.key,
+            Edit::Update { id, .. } | Edit::Remove(id) => self.key_of(*id),
+        });
+        let order = in_order(&keys.collect::<Vec<_>>());
+        for position in order.chunks(AHEAD).inspect(|next| fetch(edits, next)).flatten() {
+            match edits[*position as usize] {
                 Edit::Insert(entry) => {
                     let id = ids.next().expect("reserved for each");
                     // The counters of an id that was never used are zero.
@@ -101,6 +110,8 @@ impl<C: Cells> Table<C> {
                     let entry = Entry { base, ..entry };
                     self.write_entry(id, &entry, state::ADDING);
                     self.use_note(entry.note.into(), 1);
+                    digest = digest.wrapping_add(entry.digest());
+                    next_end = next_end.min(entry.until_s);
                     touched.push(Touched { key: entry.key, id, kind: Kind::Insert });
                 }
                 Edit::Update { id, slots, until_s, note } => {
@@ -108,7 +119,8 @@ impl<C: Cells> Table<C> {
                     let entry = Entry { slots, until_s, note, ..before };
                     self.use_note(note.into(), 1);
                     self.use_note(before.note.into(), -1);
-                    self.add_digest(before.digest().wrapping_neg());
+                    digest = digest.wrapping_sub(before.digest()).wrapping_add(entry.digest());
+                    next_end = next_end.min(until_s);
                     self.set_state(id, state::ADDING);
                     self.write_entry(id, &entry, state::ADDING);
                     touched.push(Touched { key: entry.key, id, kind: Kind::Update });
@@ -117,7 +129,7 @@ impl<C: Cells> Table<C> {
                     let entry = self.read_entry(id).expect("removals are of entries");
                     self.set_state(id, state::REMOVING);
                     self.use_note(entry.note.into(), -1);
-                    self.add_digest(entry.digest().wrapping_neg());
+                    digest = digest.wrapping_sub(entry.digest());
                     touched.push(Touched { key: entry.key, id, kind: Kind::Remove });
                 }
             }
@@ -131,7 +143,8 @@ impl<C: Cells> Table<C> {
             }
         }
         self.set_header(header::HIGHEST, highest.into());
-        touched.sort_unstable_by_key(|touched| (touched.key, touched.id));
+        self.set_header(header::NEXT_END, next_end.into());
+        self.set_header(header::DIGEST, self.digest().wrapping_add(digest));
         touched
     }
 
@@ -143,8 +156,7 @@ impl<C: Cells> Table<C> {
             self.reorder(family, &moved);
         }
         self.refresh_all(touched)?;
-        let digest = self.settle(touched, clock.now_s());
-        self.add_digest(digest);
+        self.settle(touched, clock.now_s());
         let removed = touched.iter().filter(|touched| touched.kind == Kind::Remove).count();
         let stale = self.header(header::STALE) + removed as u64;
         self.set_header(header::STALE, stale);
@@ -156,23 +168,16 @@ impl<C: Cells> Table<C> {
         Ok(())
     }
 
-    /// Says in the entries that all is done. Returns the digest of those that are new or changed.
-    pub(super) fn settle(&mut self, touched: &[Touched], now_s: u32) -> u64 {
-        let mut next_end = self.next_end();
-        let mut digest = 0u64;
+    /// Says in the entries that all is done.
+    pub(super) fn settle(&mut self, touched: &[Touched], now_s: u32) {
         for Touched { id, kind, .. } in touched {
             if *kind == Kind::Remove {
                 self.set_state(*id, state::RESTING);
                 self.append_free(*id, now_s);
-                continue;
+            } else {
+                self.set_state(*id, state::ACTIVE);
             }
-            let entry = self.read_entry(*id).expect("written just now");
-            next_end = next_end.min(entry.until_s);
-            digest = digest.wrapping_add(entry.digest());
-            self.set_state(*id, state::ACTIVE);
         }
-        self.set_header(header::NEXT_END, next_end.into());
-        digest
     }
 
     /// Brings the order of a family's keys to include what is new and leave out what is removed.
@@ -222,6 +227,15 @@ impl<C: Cells> Table<C> {
         }
         self.set_header(used_of(family), after.into());
     }
+}
+
+/// Has the processor fetch the edits at these positions all at once.
+fn fetch(edits: &[Edit], positions: &[u32]) {
+    let words = positions.iter().map(|position| match &edits[*position as usize] {
+        Edit::Insert(entry) => entry.key.high ^ entry.base.bytes ^ u64::from(entry.slots),
+        Edit::Update { id, .. } | Edit::Remove(id) => (*id).into(),
+    });
+    std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
 }
 
 /// An entry that a change is about.

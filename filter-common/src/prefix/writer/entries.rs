@@ -11,8 +11,19 @@ use crate::prefix::layout::{Family, ID_MASK, Step, mask};
 impl<C: Cells> Table<C> {
     /// The id of the entry with this key.
     pub fn lookup(&self, key: &Key) -> Option<u32> {
+        self.lookup_from(&mut Finger::default(), key)
+    }
+
+    /// The id of the entry with this key, sought from where the last look-up by this finger ended, which is close by where
+    /// keys come in their order. The table must not have changed in between.
+    pub fn lookup_from(&self, finger: &mut Finger, key: &Key) -> Option<u32> {
         let family = key.family();
-        let position = self.position(family, key, 0);
+        let from = match finger.0 {
+            Some((last, position)) if last.family() == family && last <= *key => position,
+            _ => 0,
+        };
+        let position = self.position(family, key, from);
+        finger.0 = Some((*key, position));
         if position == self.used(family) {
             return None;
         }
@@ -159,12 +170,15 @@ impl<C: Cells> Table<C> {
             if high == start { self.key_in(word) < *key } else { high < start }
         };
         // In steps that double, since what is sought one after the other lies close together.
-        let (mut low, mut width) = (from, 1);
-        while low + width <= used && is_less(low + width - 1) {
+        let (mut low, mut high, mut width) = (from, used, 1);
+        while low + width <= used {
+            if !is_less(low + width - 1) {
+                high = low + width - 1;
+                break;
+            }
             low += width;
             width *= 2;
         }
-        let mut high = used.min(low + width);
         while low < high {
             let middle = low + (high - low) / 2;
             if is_less(middle) {
@@ -225,6 +239,10 @@ impl<C: Cells> Table<C> {
         self.cells.store(Region::Entries, entry_word(id, word::BASE_PACKETS), [base.packets, base.bytes]);
     }
 }
+
+/// The last key that was looked up, and its position among all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Finger(Option<(Key, u32)>);
 
 /// A key's word in the order: the first 32 bits of the address, which mostly spare a look at the entry, and the id.
 pub(super) fn order_of(key: &Key, id: u32) -> u64 {

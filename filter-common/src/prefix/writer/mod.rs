@@ -14,6 +14,7 @@
 //! change.
 
 mod admission;
+mod bulk;
 mod change;
 mod entries;
 mod notes;
@@ -24,6 +25,8 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+pub use self::entries::Finger;
+pub use self::records::AHEAD;
 use self::records::Work;
 use super::cells::{Cells, View};
 use super::entry::{Entry, Key};
@@ -205,10 +208,6 @@ impl<C: Cells> Table<C> {
 
     fn hash(&self, key: &Key) -> Hash {
         self.shape.hash(key.step, key.high, key.low)
-    }
-
-    fn add_digest(&mut self, digest: u64) {
-        self.set_header(header::DIGEST, self.digest().wrapping_add(digest));
     }
 
     fn header(&self, position: usize) -> u64 {

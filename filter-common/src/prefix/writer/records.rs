@@ -1,6 +1,7 @@
 //! Records and their slots: what is decided for each prefix, and where readers find it.
 
 use super::admission::code_range;
+use super::bulk::Bulk;
 use super::change::{Kind, Touched};
 use super::{RECOVERING, Refused, Table, entry_word, halves, record_at};
 use crate::abi::action;
@@ -18,12 +19,18 @@ impl<C: Cells> Table<C> {
     /// Brings records, slots, codes, steps and Bloom filter to what the entries say, for the prefixes touched and all inside
     /// them.
     pub(super) fn refresh_all(&mut self, touched: &[Touched]) -> Result<(), Refused> {
+        // Whoever died may have published what is found as new, which takes a look at each.
+        let is_bulk = touched.len() >= BULK_FROM && self.header(header::DIRTY) != RECOVERING;
+        let mut bulk = is_bulk.then(|| Bulk::new(self.geometry, touched.len()));
         let mut rest = touched;
         let mut cursor = (Family::V4, 0);
         let mut fetched = 0;
         while let Some(first) = rest.first() {
             if rest.len() <= touched.len() - fetched {
-                fetched = touched.len() - rest.len() + self.fetch(rest);
+                let ahead = &rest[..rest.len().min(AHEAD)];
+                let is_visited = |touched: &&Touched| bulk.is_none() || touched.kind != Kind::Insert;
+                self.prefetch(ahead.iter().filter(is_visited).map(|touched| touched.key));
+                fetched = touched.len() - rest.len() + ahead.len();
             }
             let outer = first.key;
             let inside = rest.iter().take_while(|touched| outer.covers(&touched.key)).count();
@@ -33,24 +40,41 @@ impl<C: Cells> Table<C> {
                 cursor = (family, 0);
             }
             let start = self.position(family, &outer.first(), cursor.1);
-            cursor.1 = self.refresh(&outer, start, these)?;
+            cursor.1 = match (these, &mut bulk) {
+                ([new], Some(bulk)) if new.kind == Kind::Insert && self.is_alone(&outer, start) => {
+                    self.note_down(bulk, new, start)?;
+                    start + 1
+                }
+                _ => self.refresh(&outer, start, these)?,
+            };
             rest = others;
         }
-        Ok(())
+        bulk.map_or(Ok(()), |bulk| self.publish_noted(&bulk))
     }
 
-    /// Has the processor fetch the buckets that are needed next, all at once, and returns how many keys that were: one after
-    /// the other each would be waited for.
-    pub(super) fn fetch(&self, touched: &[Touched]) -> usize {
-        /// As many as a core fetches at a time, and some more.
-        const AHEAD: usize = 32;
-        let ahead = &touched[..touched.len().min(AHEAD)];
-        let first_slots = ahead.iter().map(|touched| {
-            let bucket = self.shape.bucket(self.hash(&touched.key), 0) as usize;
+    /// Has the processor fetch what will be read of buckets and Bloom filter for these keys, [`AHEAD`] of them at most, all
+    /// at once: one after the other each would be waited for.
+    pub fn prefetch(&self, keys: impl Iterator<Item = Key>) {
+        let words = keys.map(|key| {
+            let hash = self.hash(&key);
+            let bucket = self.shape.bucket(hash, 0) as usize;
+            let word = |hash| self.get(Region::Bloom, self.shape.bloom(hash).0 as usize);
             self.get(Region::Buckets, bucket * BUCKET_SLOTS)
+                ^ word(hash)
+                ^ self.group_hash(&key).map_or(0, word)
         });
-        std::hint::black_box(first_slots.fold(0, |sum, slot| sum ^ slot));
-        ahead.len()
+        std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
+    }
+
+    /// Whether the entry at `position` in the order, whose prefix this is, is the only one inside it.
+    fn is_alone(&self, prefix: &Key, position: u32) -> bool {
+        let family = prefix.family();
+        if position + 1 == self.used(family) {
+            return true;
+        }
+        let next = self.get(Region::Order, self.order_word(family, position + 1));
+        // Most often the first comparison spares a look at the entry.
+        halves(next).0 > halves(prefix.last().high).0 || !prefix.covers(&self.key_in(next))
     }
 
     /// Refreshes the entries inside `outer`, which start at `position` in the order. Returns where they end.
@@ -68,7 +92,7 @@ impl<C: Cells> Table<C> {
         let mut work = std::mem::take(&mut self.work);
         work.planned.clear();
         work.open.clear();
-        let inherited = self.inherited(outer);
+        let inherited = self.inherited(outer, position);
         let mut end = position;
         let (last_high, _) = halves(outer.last().high);
         while end < used {
@@ -127,21 +151,26 @@ impl<C: Cells> Table<C> {
                 Place::None => return Err(Refused::NoPlace),
                 Place::Free { index, choice } => {
                     self.write_record(planned.entry, &planned.prefix, &planned.record);
-                    // The marks come first: a slot that nobody finds would never be cleared.
-                    for passed in 0..choice {
-                        let first = self.shape.bucket(hash, passed) as usize * BUCKET_SLOTS;
-                        let word = self.get(Region::Buckets, first);
-                        if word & OVERFLOW == 0 {
-                            self.set(Region::Buckets, first, word | OVERFLOW);
-                        }
-                    }
-                    let kept = self.get(Region::Buckets, index) & OVERFLOW;
-                    self.set(Region::Buckets, index, Slot::new(hash.tag(), planned.entry).0 | kept);
+                    self.fill(hash, planned.entry, index, choice);
                     self.admit(&planned.prefix, hash);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Puts the id of a record that is written into a slot of one of its choices.
+    pub(super) fn fill(&mut self, hash: Hash, id: u32, index: usize, choice: u32) {
+        // The marks come first: a slot that nobody finds would never be cleared.
+        for passed in 0..choice {
+            let first = self.shape.bucket(hash, passed) as usize * BUCKET_SLOTS;
+            let word = self.get(Region::Buckets, first);
+            if word & OVERFLOW == 0 {
+                self.set(Region::Buckets, first, word | OVERFLOW);
+            }
+        }
+        let kept = self.get(Region::Buckets, index) & OVERFLOW;
+        self.set(Region::Buckets, index, Slot::new(hash.tag(), id).0 | kept);
     }
 
     /// Changes the record of a prefix that has a slot.
@@ -192,8 +221,8 @@ impl<C: Cells> Table<C> {
         self.cells.store(Region::Records, record_at(id), words);
     }
 
-    /// What the narrowest prefix that covers more than this one says.
-    pub(super) fn inherited(&self, key: &Key) -> Record {
+    /// What the narrowest prefix that covers more than this one says. The first key of this prefix is at `position`.
+    pub(super) fn inherited(&self, key: &Key, position: u32) -> Record {
         let view = self.view();
         let family = key.family();
         if family == Family::V4 {
@@ -204,32 +233,41 @@ impl<C: Cells> Table<C> {
                 return Record::default();
             }
         }
-        let range = Range { before: key.step, last: Step::of(family, 0) };
+        // What covers this key is, or covers, the key before it: so it is no longer than what both have in common.
+        let Some(before) = position.checked_sub(1) else { return Record::default() };
+        let common = key.common_length(&self.key_of(self.id_at(family, before)));
+        let range = Range { before: key.step.min(Step::of(family, common + 1)), last: Step::of(family, 0) };
         let found = find_in(&view, &self.shape, range, key.high, key.low);
         found.map_or_else(Record::default, |id| self.record(id))
     }
 
     /// Where a key lies, or could.
     pub(super) fn place(&self, key: &Key, hash: Hash) -> Place {
+        self.place_where(hash, |id| self.is_record_of(id, key))
+    }
+
+    /// As [`Table::place`], of a key that is only looked at where a record may be its own.
+    pub(super) fn place_where(&self, hash: Hash, is_its_record: impl Fn(u32) -> bool) -> Place {
         let mut free = None;
         for choice in 0..CHOICES {
             let first = self.shape.bucket(hash, choice) as usize * BUCKET_SLOTS;
             let slots: [u64; BUCKET_SLOTS] = self.cells.load(Region::Buckets, first);
-            let mut room = None;
-            let mut has_tag = false;
-            for (index, slot) in (first..).zip(slots.map(Slot)) {
-                if slot.id() == 0 {
-                    room.get_or_insert(index);
-                } else if slot.tag() == hash.tag() {
-                    if self.is_record_of(slot.id(), key) {
-                        return Place::Taken { index, id: slot.id() };
-                    }
-                    // Readers add up what has their tag: two in one bucket would be a third.
-                    has_tag = true;
-                }
+            // A bit for each slot, since branches would mostly be foreseen wrong.
+            let (mut with_tag, mut without_key) = (0u32, 0u32);
+            for (position, slot) in slots.map(Slot).into_iter().enumerate() {
+                with_tag |= u32::from(slot.tag() == hash.tag()) << position;
+                without_key |= u32::from(slot.id() == 0) << position;
             }
-            if let (Some(index), false, None) = (room, has_tag, free) {
-                free = Some((index, choice));
+            // Readers add up what has their tag: two in one bucket would be a third.
+            with_tag &= !without_key;
+            if with_tag != 0 {
+                let index = with_tag.trailing_zeros() as usize;
+                let id = Slot(slots[index]).id();
+                if is_its_record(id) {
+                    return Place::Taken { index: first + index, id };
+                }
+            } else if without_key != 0 && free.is_none() {
+                free = Some((first + without_key.trailing_zeros() as usize, choice));
             }
             if slots[0] & OVERFLOW == 0 && free.is_some() {
                 break;
@@ -264,6 +302,12 @@ impl<C: Cells> Table<C> {
         record_of(&self.view(), id).unwrap_or_default()
     }
 }
+
+/// Keys whose places in memory are worth fetching ahead: as many as a core fetches at a time, and some more.
+pub const AHEAD: usize = 32;
+
+/// Entries of a change from which on new ones are published all at once.
+const BULK_FROM: usize = 32;
 
 /// Room for a change's intermediate values, kept between changes.
 #[derive(Default)]

@@ -12,8 +12,10 @@ use aya::maps::PerCpuArray;
 use aya::programs::Xdp;
 use aya_obj::programs::XdpAttachType;
 use filter_common::abi::{self, Counter, TEST_SLOT, counter_index, global};
-use filter_common::prefix::{Seeds, Shape};
+use filter_common::prefix::{self, Edit, Seeds, Shape};
 use filter_common::{FOREVER, Reason, Verdict};
+use filter_ctl::host::Monotonic;
+use filter_ctl::kernel::maps::open_table;
 use filter_ctl::plan::Change;
 use filter_ctl::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 use filter_tests::kernel_side::{open, pins};
@@ -62,25 +64,52 @@ pub fn done(finished: Finished) -> Result<()> {
 /// reading it back. On the host where the filter is loaded.
 pub fn change(set: Set) -> Result<f64> {
     let mut filter = open()?;
-    let entries: Result<Vec<Entry>> = set
-        .prefixes()
-        .map(|text| {
-            let prefix = Prefix::parse(&text, false)?;
-            Ok(Entry {
-                key: Key { action: Action::Block, prefix },
-                until: Deadline(FOREVER),
-                created_s: 0,
-                owner: Owner::manual(),
-                reason: ReasonText::default(),
-            })
-        })
-        .collect();
-    let change = Change::Add(entries?);
+    let change = Change::Add(entries(set)?);
     let start = Instant::now();
     let effect = filter.change(change)?;
     let took_s = start.elapsed().as_secs_f64();
     ensure!(effect.added.len() == set.size as usize, "{} were added", effect.added.len());
     Ok(took_s)
+}
+
+/// Writes a set into the tables of the loaded filter, and returns the seconds that takes from the prefixes as values:
+/// mapping the tables and making the change. On the host where it is loaded, while no command runs.
+pub fn write(set: Set) -> Result<f64> {
+    let mut table = open_table(&pins().set()?.context("the filter is not loaded")?)?;
+    let note = table.hold_note(Owner::manual().as_str(), "")?;
+    let edits = entries(set)?.into_iter().map(|entry| {
+        Edit::Insert(prefix::Entry {
+            key: entry.key.to_table(),
+            slots: 0b11,
+            until_s: entry.until.0,
+            created_s: entry.created_s,
+            note,
+            base: Counter::default(),
+        })
+    });
+    let edits: Vec<_> = edits.collect();
+    let start = Instant::now();
+    table.cells().map_all()?;
+    table.apply(&edits, &Monotonic)?;
+    let took_s = start.elapsed().as_secs_f64();
+    table.release_note(note);
+    table.check()?;
+    Ok(took_s)
+}
+
+/// The entries that block a set.
+fn entries(set: Set) -> Result<Vec<Entry>> {
+    let (owner, reason) = (Owner::manual(), ReasonText::default());
+    let entries = set.prefixes().map(|text| {
+        Ok(Entry {
+            key: Key { action: Action::Block, prefix: Prefix::parse(&text, false)? },
+            until: Deadline(FOREVER),
+            created_s: 0,
+            owner: owner.clone(),
+            reason: reason.clone(),
+        })
+    });
+    entries.collect()
 }
 
 /// The tables of the loaded filter, for an object that has the filter's maps and globals.
