@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
@@ -461,6 +462,45 @@ fn tables_grow_and_shrink_under_flood_and_nothing_is_lost() {
     let kept = server.ctl(&["block", "list", "--json"]).done().json();
     assert!(kept["entries"].as_array().unwrap().iter().all(|entry| entry["reason"] == "flood"), "{kept}");
     server.run(|| open().unwrap().table().check().unwrap());
+}
+
+/// The largest tables that are tried: no operator's lists of today are larger.
+const MOST_V4: u32 = 2_000_000;
+const MOST_V6: u32 = 1_000_000;
+
+#[test]
+fn three_million_entries_fit_and_one_more_is_refused() {
+    let host = host();
+    let limits = [MOST_V4, MOST_V6].map(|limit| limit.to_string());
+    host.ctl(&["load", "flt0", "--max-ipv4", &limits[0], "--max-ipv6", &limits[1]]).done();
+    // No two the same, since the multiplier is odd; all over 32.0.0.0/5.
+    let v4 = |n: u32| Ipv4Addr::from(0x2000_0000 | (n.wrapping_mul(0x9e37_79b1) & 0x07ff_ffff));
+    let v6 = |n: u32| format!("2400:{:x}:{:x}::/48", n >> 16, n & 0xffff);
+    let lines = (0..MOST_V4).map(|n| v4(n).to_string()).chain((0..MOST_V6).map(v6));
+    let mut command = host.filter_ctl(&["block", "add", "-", "--force"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let mut child = host.spawn(command).unwrap();
+    let input = lines.collect::<Vec<_>>().join("\n");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    assert!(child.wait_with_output().unwrap().status.success());
+
+    for one_more in ["203.0.113.7", "2001:db8::/32"] {
+        fails(&host.ctl(&["block", "add", one_more]), 1, &["nothing was changed", "filter-ctl resize"]);
+    }
+    let shown = status(&host);
+    assert_eq!(shown["entries"]["block"], MOST_V4 + MOST_V6, "{shown}");
+    host.run(|| open().unwrap().table().check().unwrap());
+    // The first and the last of both, as the program looks them up.
+    for source in [v4(0).to_string(), v4(MOST_V4 - 1).to_string(), "2400::1".into(), "2400:f:423f::1".into()]
+    {
+        let explained = host.ctl(&["explain", &source, "--json"]).json();
+        assert_eq!(explained["reason"], "blocked", "{explained}");
+    }
+    assert_eq!(host.ctl(&["explain", "203.0.113.7", "--json"]).json()["reason"], "no_match");
+    // Room for one more is made with all of it in place.
+    host.ctl(&["resize", "--max-ipv4", &(MOST_V4 + 1).to_string()]).done();
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    assert_eq!(status(&host)["entries"]["block"], MOST_V4 + MOST_V6 + 1);
 }
 
 #[test]
