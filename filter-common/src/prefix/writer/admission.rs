@@ -100,7 +100,7 @@ impl<C: Cells> Table<C> {
     pub(super) fn clear_codes(&mut self, key: &Key, length: u8) {
         let (start, end) = code_range(key);
         if length > WIDE_LENGTH {
-            return self.clear_code(start);
+            return self.clear_code(start, 0, |table, narrowest| table.is_covered(narrowest));
         }
         // A wider entry that stays covers all of it.
         if self.is_covered(key) {
@@ -119,7 +119,8 @@ impl<C: Cells> Table<C> {
             if inner.family_and_length().1 > WIDE_LENGTH {
                 if inner_start >= from && narrow != Some(inner_start) {
                     narrow = Some(inner_start);
-                    self.clear_code(inner_start);
+                    // Nothing wider than `key` covers it, and nothing inside `key` that came before.
+                    self.clear_code(inner_start, position - 1, |_, _| false);
                 }
                 continue;
             }
@@ -133,15 +134,16 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Brings the code of one /24 to what the entries say, where it can be less than it is.
-    fn clear_code(&mut self, network: u32) {
+    /// Brings the code of one /24 to what the entries say, where it can be less than it is. Its entries of more than 24 bits
+    /// don't lie before `from` in the order; `is_covered` tells whether others cover it.
+    fn clear_code(&mut self, network: u32, from: u32, is_covered: impl FnOnce(&Self, &Key) -> bool) {
         let first = u64::from(network) << 40;
         let narrowest = Key { high: first, low: 0, step: Step::of(Family::V4, WIDE_LENGTH + 1), action: 0 };
         let shift = 2 * (network % CODES_A_WORD);
         let before = self.get(Region::Codes, (network / CODES_A_WORD) as usize) >> shift & MIXED;
-        let mut code = if before & WIDE != 0 && self.is_covered(&narrowest) { WIDE } else { 0 };
+        let mut code = if before & WIDE != 0 && is_covered(self, &narrowest) { WIDE } else { 0 };
         // Of the entries that start in this /24, those with more than 24 bits come first from here on.
-        let mut position = self.position(Family::V4, &narrowest, 0);
+        let mut position = self.position(Family::V4, &narrowest, from);
         while code != before && position < self.used(Family::V4) {
             let inner = self.key_of(self.id_at(Family::V4, position));
             if inner.high >> 40 != network.into() {
