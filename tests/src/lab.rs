@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::flood::pin;
+
 /// The variable with the path of the filter-ctl under test. It is set by `cargo xtask test`, which builds the
 /// binary first: a test must never run a stale one.
 const BINARY_VARIABLE: &str = "FILTER_CTL";
@@ -28,6 +30,7 @@ pub struct Host {
     name: String,
     network: File,
     mounts: File,
+    cpu: Option<usize>,
 }
 
 impl Host {
@@ -42,7 +45,7 @@ impl Host {
             scope.spawn(make_namespaces).join().unwrap_or_else(|panic| resume_unwind(panic))
         })
         .with_context(|| format!("could not make the host {name} (is this root?)"))?;
-        let host = Self { name: name.to_owned(), network, mounts };
+        let host = Self { name: name.to_owned(), network, mounts, cpu: None };
         host.ip("link set lo up")?;
         // Hosts without IPv6 have no such files, and send nothing by themselves.
         host.run(|| {
@@ -55,13 +58,19 @@ impl Host {
         Ok(host)
     }
 
+    /// This host, with one CPU for what it runs from now on.
+    pub fn on_cpu(mut self, cpu: usize) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+
     /// Runs `task` on this host and waits for it: sockets it opens belong to the host's network, programs it
     /// starts run there. Each task has a thread of its own, started by the caller: so what it prints, and why it
     /// panics, is shown with the caller's test, also when tests share a host.
     pub fn run<T: Send>(&self, task: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let task = || {
-                self.enter().expect("the host's namespaces can be entered");
+                self.enter().expect("the host's namespaces can be entered, and its CPU used");
                 task()
             };
             let thread = thread::Builder::new().name(self.name.clone()).spawn_scoped(scope, task);
@@ -74,7 +83,7 @@ impl Host {
         unshare(CloneFlags::CLONE_FS)?;
         setns(&self.network, CloneFlags::CLONE_NEWNET)?;
         setns(&self.mounts, CloneFlags::CLONE_NEWNS)?;
-        Ok(())
+        self.cpu.map_or(Ok(()), |cpu| pin(&[cpu]))
     }
 
     /// Starts a program on this host.

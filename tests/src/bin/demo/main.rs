@@ -140,7 +140,10 @@ impl Scene<'_> {
         self.tell_flood(&rates)?;
         self.tell_service(&rates)?;
         ensure!(rates.arrived > rates.sent * HURT, "step 2: the flood does not arrive");
-        ensure!(rates.answered < quiet.answered * HURT, "step 2: the flood does not hurt the service");
+        ensure!(
+            rates.answered < quiet.answered * HURT,
+            "step 2: the flood does not hurt the service, as it would if nothing else kept this machine busy"
+        );
         Ok(rates)
     }
 

@@ -53,8 +53,8 @@ impl World {
         let two = "it needs two CPUs: one for the server, and one for the flood";
         let (internet_cpu, server_cpu) = (cpus.next().context(two)?, cpus.next().context(two)?);
         pin(&[server_cpu])?;
-        let (server, internet) = (Host::new("server")?, Host::new("internet")?);
-        internet.run(move || pin(&[internet_cpu]))?;
+        let (server, internet) =
+            (Host::new("server")?.on_cpu(server_cpu), Host::new("internet")?.on_cpu(internet_cpu));
 
         join(&server, INGRESS, &internet, WAN)?;
         // Until XDP does it, GRO is what lets a veth take frames from a flood.
