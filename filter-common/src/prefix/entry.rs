@@ -92,29 +92,46 @@ impl PartialOrd for Key {
 
 /// The positions of these keys in their order.
 pub fn in_order(keys: &[Key]) -> Vec<u32> {
-    /// The bits of a position.
-    const POSITION: u128 = u32::MAX as u128;
     if keys.is_sorted() {
         return (0..).take(keys.len()).collect();
     }
-    // The family, most of the address and the position as one number: a million of these are sorted in half the time of
-    // keys. What is equal up to the position is then told apart by its keys.
-    let numbered = (0u32..).zip(keys).map(|(position, key)| {
-        let address = u128::from(key.high) << 64 | u128::from(key.low);
-        let family = u128::from(key.step >= Step::of(Family::V6, 0)) << 127;
-        (family | address >> 1) & !POSITION | u128::from(position)
-    });
-    let mut numbered: Vec<u128> = numbered.collect();
-    numbered.sort_unstable();
+    // Address and position as one number, of an IPv6 address its first 96 bits: a million of these are sorted in a
+    // fraction of the time of keys.
+    let (mut v4, mut v6) = (Vec::<u64>::new(), Vec::<u128>::new());
+    for (position, key) in (0u32..).zip(keys) {
+        match key.family() {
+            Family::V4 => v4.push(key.high >> 32 << 32 | u64::from(position)),
+            Family::V6 => {
+                let address = u128::from(key.high) << 64 | u128::from(key.low);
+                v6.push(address >> 32 << 32 | u128::from(position));
+            }
+        }
+    }
+    let mut positions = Vec::with_capacity(keys.len());
     #[expect(clippy::cast_possible_truncation, reason = "the position is meant")]
-    let position = |number: &u128| *number as u32;
-    for alike in numbered.chunk_by_mut(|one, other| one & !POSITION == other & !POSITION) {
+    {
+        positions.extend(sorted(&mut v4, keys, |number| (number >> 32, number as u32)));
+        positions.extend(sorted(&mut v6, keys, |number| (number >> 32, number as u32)));
+    }
+    positions
+}
+
+/// The positions in these numbers, in the order of their keys. What is equal up to the position is told apart by its keys;
+/// equal keys stay in the order in which they came.
+fn sorted<N: Copy + Ord>(
+    numbers: &mut [N],
+    keys: &[Key],
+    address_and_position: impl Fn(N) -> (N, u32),
+) -> impl Iterator<Item = u32> {
+    numbers.sort_unstable();
+    let address = |number: &N| address_and_position(*number).0;
+    let position = |number: &N| address_and_position(*number).1;
+    for alike in numbers.chunk_by_mut(|one, other| address(one) == address(other)) {
         if alike.len() > 1 {
-            // Equal keys stay in the order in which they came.
             alike.sort_by_key(|number| keys[position(number) as usize]);
         }
     }
-    numbered.iter().map(position).collect()
+    numbers.iter().map(move |number| address_and_position(*number).1)
 }
 
 /// Where an entry is in its life.

@@ -169,9 +169,7 @@ impl Wider {
         if prefixes <= Self::FEW {
             return Ok(Self::InTables(action));
         }
-        let entries = filter.entries()?.into_iter().map(|(_, entry)| entry.key);
-        let of_action = entries.filter(|key| key.action == action).map(|key| key.prefix);
-        Ok(Self::InSet(of_action.collect()))
+        Ok(Self::InSet(filter.prefixes(action)?.into_iter().collect()))
     }
 
     fn of(&self, filter: &Filter, prefix: &Prefix) -> Result<Option<Prefix>> {
@@ -314,8 +312,7 @@ fn list(global: &Global, action: Action) -> Result<Exit> {
 
 fn flush(global: &Global, action: Action) -> Result<Exit> {
     let mut filter = global.open()?;
-    let keys = filter.entries()?.into_iter().map(|(_, entry)| entry.key);
-    let keys = keys.filter(|key| key.action == action).collect();
+    let keys = filter.prefixes(action)?.into_iter().map(|prefix| Key { action, prefix }).collect();
     let removed = filter.change(Change::Remove(keys))?.removed;
     drop(filter);
     let told = || {
@@ -341,7 +338,7 @@ fn read_prefixes(arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
             prefixes.push(Prefix::parse(argument, mask)?);
         }
     }
-    prefixes.sort();
+    prefixes.sort_unstable();
     prefixes.dedup();
     Ok(prefixes)
 }

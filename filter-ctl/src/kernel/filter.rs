@@ -18,7 +18,7 @@ use super::pins::{self, Lock, NotLoaded, Pins, Set};
 use super::resize;
 use crate::host::{Monotonic, monotonic_now_s};
 use crate::plan::{self, Change, Current, Effect, Plan, Room};
-use crate::policy::{Action, Deadline, Entry, Key, Owner, ReasonText};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 /// Entries of a change from which on all arrays are mapped whole: below, the pieces that it touches cost less.
 const MANY: usize = 512;
@@ -152,7 +152,32 @@ impl Filter {
     pub fn entries(&self) -> Result<Vec<(u32, Entry)>> {
         self.map_for(self.len())?;
         let mut notes = Notes::default();
-        let readable = self.table.entries().count();
+        let entries = self.table.entries().map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?)));
+        let entries: Vec<_> = entries.collect::<Result<_>>()?;
+        self.require_all(entries.len())?;
+        Ok(entries)
+    }
+
+    /// The prefixes of all entries with this action.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::entries`].
+    pub fn prefixes(&self, action: Action) -> Result<Vec<Prefix>> {
+        self.map_for(self.len())?;
+        let mut readable = 0;
+        let entries = self.table.entries().inspect(|_| readable += 1);
+        // Of a million entries most often few or none are of the other action, whose values would be made for nothing.
+        let of_action = entries.filter(|(_, entry)| entry.key.action == action.number());
+        let prefixes =
+            of_action.map(|(id, entry)| Prefix::from_table(&entry.key).with_context(|| foreign(id)));
+        let prefixes = prefixes.collect::<Result<_>>()?;
+        self.require_all(readable)?;
+        Ok(prefixes)
+    }
+
+    /// Refuses what was read of the entries unless it is all of them.
+    fn require_all(&self, readable: usize) -> Result<()> {
         ensure!(
             readable == self.len(),
             "{} of {} entries can't be read: the tables hold what filter-ctl never writes; `filter-ctl unload --all` and load \
@@ -160,7 +185,7 @@ impl Filter {
             self.len() - readable,
             self.len()
         );
-        self.table.entries().map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
+        Ok(())
     }
 
     /// How many entries there are of each kind at second `now_s`.
@@ -397,6 +422,13 @@ fn room(table: &Table<MappedCells>, family: Family) -> Room {
     Room { used: table.used(family), limit: table.geometry().capacity(family) }
 }
 
+/// What to say of an entry that this program did not write.
+fn foreign(id: u32) -> String {
+    format!(
+        "entry {id} holds something that filter-ctl never writes; `filter-ctl unload --all` and load again"
+    )
+}
+
 /// Texts of notes that were read.
 #[derive(Default)]
 struct Notes(HashMap<u16, (Owner, ReasonText)>);
@@ -404,22 +436,17 @@ struct Notes(HashMap<u16, (Owner, ReasonText)>);
 impl Notes {
     /// An entry of the table, with its texts.
     fn entry(&mut self, table: &Table<MappedCells>, id: u32, entry: &prefix::Entry) -> Result<Entry> {
-        let foreign = || {
-            format!(
-                "entry {id} holds something that filter-ctl never writes; `filter-ctl unload --all` and load again"
-            )
-        };
         let (owner, reason) = match self.0.get(&entry.note) {
             Some(said) => said.clone(),
             None => {
                 let (owner, reason) = table.note(entry.note);
-                let owner = Owner::from_table(&owner).with_context(foreign)?;
-                let reason = ReasonText::parse(&reason).ok().with_context(foreign)?;
+                let owner = Owner::from_table(&owner).with_context(|| foreign(id))?;
+                let reason = ReasonText::parse(&reason).ok().with_context(|| foreign(id))?;
                 self.0.insert(entry.note, (owner.clone(), reason.clone()));
                 (owner, reason)
             }
         };
-        let key = Key::from_table(&entry.key).with_context(foreign)?;
+        let key = Key::from_table(&entry.key).with_context(|| foreign(id))?;
         Ok(Entry { key, until: Deadline(entry.until_s), created_s: entry.created_s, owner, reason })
     }
 }

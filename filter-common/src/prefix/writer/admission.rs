@@ -153,7 +153,7 @@ impl<C: Cells> Table<C> {
             position += 1;
         }
         if code != before {
-            self.reduce_codes((network, network + 1), |codes| codes & code * EACH);
+            self.reduce_codes((network, network + 1), |codes| codes & (code * EACH));
         }
     }
 
@@ -174,7 +174,7 @@ impl<C: Cells> Table<C> {
     /// Brings what a prefix adds into the codes.
     pub(super) fn set_codes(&mut self, key: &Key, length: u8) {
         let (start, end) = code_range(key);
-        self.change_codes((start, end), |codes| codes | code_of(length) * EACH);
+        self.change_codes((start, end), |codes| codes | (code_of(length) * EACH));
         for span in start / CODES_A_SPAN..end.div_ceil(CODES_A_SPAN) {
             self.open_span(span, start, end);
         }

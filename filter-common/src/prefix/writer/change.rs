@@ -149,12 +149,9 @@ impl<C: Cells> Table<C> {
     }
 
     pub(super) fn carry_out(&mut self, touched: &[Touched], clock: &impl Clock) -> Result<(), Refused> {
-        for family in [Family::V4, Family::V6] {
-            let of_family = |touched: &&Touched| touched.key.family() == family;
-            let moved: Vec<&Touched> =
-                touched.iter().filter(of_family).filter(|touched| touched.kind != Kind::Update).collect();
-            self.reorder(family, &moved);
-        }
+        let first_v6 = touched.partition_point(|touched| touched.key.family() == Family::V4);
+        self.reorder(Family::V4, &touched[..first_v6]);
+        self.reorder(Family::V6, &touched[first_v6..]);
         self.refresh_all(touched)?;
         self.settle(touched, clock.now_s());
         let removed = touched.iter().filter(|touched| touched.kind == Kind::Remove).count();
@@ -181,9 +178,10 @@ impl<C: Cells> Table<C> {
     }
 
     /// Brings the order of a family's keys to include what is new and leave out what is removed.
-    pub(super) fn reorder(&mut self, family: Family, moved: &[&Touched]) {
+    pub(super) fn reorder(&mut self, family: Family, touched: &[Touched]) {
         let used = self.used(family);
-        if moved.len() < MERGE_FROM {
+        let moved = touched.iter().filter(|touched| touched.kind != Kind::Update);
+        if moved.clone().take(MERGE_FROM).count() < MERGE_FROM {
             let mut used = used;
             for touched in moved {
                 let position = self.position_among(family, &touched.key, 0, used);

@@ -117,9 +117,8 @@ impl<C: Cells> Table<C> {
     }
 
     pub(super) fn write_entry(&mut self, id: u32, entry: &Entry, state: u8) {
-        let words = entry.words();
-        self.cells.store(Region::Entries, entry_word(id, word::HIGH), [words[word::HIGH], words[word::LOW]]);
-        let rest = [words[word::TIMES], words[word::BASE_PACKETS], words[word::BASE_BYTES]];
+        let [high, low, _, rest @ ..] = entry.words();
+        self.cells.store(Region::Entries, entry_word(id, word::HIGH), [high, low]);
         self.cells.store(Region::Entries, entry_word(id, word::TIMES), rest);
         self.set(Region::Entries, entry_word(id, word::META), entry.meta(state));
     }

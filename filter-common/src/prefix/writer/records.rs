@@ -3,6 +3,7 @@
 use super::admission::code_range;
 use super::bulk::Bulk;
 use super::change::{Kind, Touched};
+use super::entries::order_of;
 use super::{RECOVERING, Refused, Table, entry_word, halves, record_at};
 use crate::abi::action;
 use crate::decide::Match;
@@ -39,9 +40,16 @@ impl<C: Cells> Table<C> {
             if cursor.0 != family {
                 cursor = (family, 0);
             }
-            let start = self.position(family, &outer.first(), cursor.1);
+            // Most often there is nothing between what was touched last and this.
+            let start = if self.is_at(family, cursor.1, first) {
+                cursor.1
+            } else {
+                self.position(family, &outer.first(), cursor.1)
+            };
             cursor.1 = match (these, &mut bulk) {
-                ([new], Some(bulk)) if new.kind == Kind::Insert && self.is_alone(&outer, start) => {
+                ([new], Some(bulk))
+                    if new.kind == Kind::Insert && self.is_alone(&outer, start, others.first()) =>
+                {
                     self.note_down(bulk, new, start)?;
                     start + 1
                 }
@@ -66,10 +74,20 @@ impl<C: Cells> Table<C> {
         std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
     }
 
-    /// Whether the entry at `position` in the order, whose prefix this is, is the only one inside it.
-    fn is_alone(&self, prefix: &Key, position: u32) -> bool {
+    /// Whether this entry is at `position` in the order of a family.
+    fn is_at(&self, family: Family, position: u32, touched: &Touched) -> bool {
+        position < self.used(family)
+            && self.get(Region::Order, self.order_word(family, position))
+                == order_of(&touched.key, touched.id)
+    }
+
+    /// Whether the entry at `position` in the order, whose prefix this is, is the only one inside it. The next one that is
+    /// touched is known not to be inside.
+    fn is_alone(&self, prefix: &Key, position: u32, next: Option<&Touched>) -> bool {
         let family = prefix.family();
-        if position + 1 == self.used(family) {
+        if position + 1 == self.used(family)
+            || next.is_some_and(|next| self.is_at(family, position + 1, next))
+        {
             return true;
         }
         let next = self.get(Region::Order, self.order_word(family, position + 1));

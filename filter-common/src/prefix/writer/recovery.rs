@@ -211,7 +211,7 @@ impl<C: Cells> Table<C> {
         for (_, entry) in entries.iter().filter(|(_, entry)| entry.key.family() == Family::V4) {
             let code = code_of(entry.key.family_and_length().1);
             for (index, mask) in words_of_codes(code_range(&entry.key)) {
-                needed[index] |= code * EACH & mask;
+                needed[index] |= (code * EACH) & mask;
             }
         }
         let differs = (0..).zip(&needed).find(|(index, needed)| self.get(Region::Codes, *index) != **needed);
