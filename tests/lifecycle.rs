@@ -623,34 +623,45 @@ fn damaged_tables_are_told_and_taken_off() {
             table.cells().store(region, index, [word]);
         });
     };
-    // An order that names an id beyond the table, and one that names an entry that is none.
-    for word in [u64::MAX, 77] {
-        let before = host.run(|| {
+    let word_at = |region: Region, index: usize| {
+        host.run(move || {
             let table = open_table(&pins().set().unwrap().unwrap()).unwrap();
-            let [word] = table.cells().load(Region::Order, 0);
+            let [word] = table.cells().load(region, index);
             word
-        });
+        })
+    };
+    // An order that names an id beyond the table, one that names an entry that is none, and one whose address is right.
+    let before = word_at(Region::Order, 0);
+    for word in [u64::MAX, 77, before | 0xff_ffff] {
         damage(Region::Order, 0, word);
         fails(&host.ctl(&["block", "list"]), 1, &["can't be read", "unload --all"]);
         assert!(matches!(host.ctl(&["block", "add", "192.0.2.9"]).code, Some(0 | 1 | 4)));
         assert!(matches!(host.ctl(&["block", "del", "192.0.2.9"]).code, Some(0 | 1 | 4 | 5)));
+        assert!(matches!(host.ctl(&["block", "add", "203.0.113.0/24"]).code, Some(0 | 1 | 4)));
+        assert!(matches!(host.ctl(&["block", "del", "203.0.113.0/24"]).code, Some(0 | 1 | 4 | 5)));
         damage(Region::Order, 0, before);
     }
     // What was changed with damage in the order is put right by what the entries say.
     damage(Region::Header, header::DIRTY, 1);
     assert_eq!(host.ctl(&["status"]).code, Some(0));
     host.run(|| open().unwrap().table().check().unwrap());
+    // A slot that names a record beyond the table: the reader's way and the writer's.
+    let (slot, before) =
+        (0..).map(|slot| (slot, word_at(Region::Buckets, slot))).find(|(_, word)| *word != 0).unwrap();
+    damage(Region::Buckets, slot, before | 0xff_ffff);
+    for arguments in [["block", "add"], ["block", "del"]] {
+        let finished = host.ctl(&[&arguments[..], &["203.0.113.7", "203.0.113.8"]].concat());
+        assert!(matches!(finished.code, Some(0 | 1 | 4 | 5)), "{finished:?}");
+    }
+    assert_eq!(host.ctl(&["explain", "203.0.113.7"]).code, Some(0));
+    host.ctl(&["block", "add", "203.0.113.7", "203.0.113.8"]);
     for (position, word) in [
         (header::USED_V4, u64::from(u32::MAX)),
         (header::HIGHEST, 1 << 31),
         (header::FREE_FIRST, 1 << 24),
         (header::HIGHEST_NOTE, 1 << 16),
     ] {
-        let before = host.run(move || {
-            let table = open_table(&pins().set().unwrap().unwrap()).unwrap();
-            let [word] = table.cells().load(Region::Header, position);
-            word
-        });
+        let before = word_at(Region::Header, position);
         damage(Region::Header, position, word);
         for arguments in
             [&["status"][..], &["block", "list"], &["block", "add", "192.0.2.1"], &["load", "flt1"]]

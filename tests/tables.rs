@@ -188,6 +188,12 @@ fn keys_that_all_collide_are_found_and_one_too_many_is_refused() {
     for (position, entry) in entries.iter().enumerate() {
         assert_eq!(table.lookup(&entry.key).is_some(), position < 8);
     }
+    // Nor does a refused change remove what it was to remove.
+    let eighth = table.lookup(&entries[7].key).unwrap();
+    let refused = [Edit::Remove(eighth), Edit::Insert(block([192, 0, 1, 1], 32))];
+    assert_eq!(table.apply(&refused, &StoppedClock(10)), Err(Refused::NoPlace));
+    table.check().unwrap();
+    assert_eq!(table.lookup(&entries[7].key), Some(eighth));
     // A hole in the first choice does not hide those behind it.
     let first = table.lookup(&entries[0].key).unwrap();
     table.apply(&[Edit::Remove(first)], &StoppedClock(10)).unwrap();

@@ -10,7 +10,7 @@ use crate::reason::{Reason, Verdict};
 
 /// Version of this contract. It names the directory in which maps and programs are pinned, so that builds
 /// with different layouts never share a map.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Interfaces that can be counted apart, slot [`TEST_SLOT`] included. One slot costs
 /// [`SLOT_COUNTERS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.
@@ -282,7 +282,7 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prefix::{Seeds, Shape, Step};
+    use crate::prefix::{Seeds, Shape, Step, code_of};
     use std::fmt::Write as _;
     use std::mem::offset_of;
 
@@ -302,6 +302,7 @@ mod tests {
             Shape { seeds: Seeds([1, 2, 3]), buckets: 9, bloom_words: 9 }.hash(Step(7), 8, 9).0
         )
         .expect("a String");
+        writeln!(text, "codes {:?}", [0, 24, 25, 31, 32].map(code_of)).expect("a String");
         for reason in Reason::ALL {
             writeln!(text, "{} {}", reason.index(), reason.name()).expect("a String");
         }

@@ -68,6 +68,16 @@ pub const MIXED: u64 = HOSTS | WIDE;
 /// The longest length that [`WIDE`] stands for.
 pub const WIDE_LENGTH: u8 = 24;
 
+/// What a prefix of this length adds to the codes of the /24s that it has to do with.
+#[cfg(any(test, feature = "writer"))]
+pub const fn code_of(length: u8) -> u64 {
+    match length {
+        ..=WIDE_LENGTH => WIDE,
+        32 => HOSTS,
+        _ => MIXED,
+    }
+}
+
 /// Codes in a word.
 pub const CODES_A_WORD: u32 = 32;
 

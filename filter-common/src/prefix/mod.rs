@@ -60,6 +60,8 @@ pub use cells::{Cells, OwnCells, View};
 #[cfg(any(test, feature = "writer"))]
 pub use entry::{Entry, Key, in_order};
 pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
+#[cfg(any(test, feature = "writer"))]
+pub use layout::code_of;
 pub use layout::{
     ALL_CODE_WORDS, BUCKET_SLOTS, Family, Hash, Lengths, Line, Memory, REST_S, Range, Record, SLOTS, STEPS,
     Seeds, Shape, Step, Switch, mask, words_of,

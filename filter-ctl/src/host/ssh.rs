@@ -2,19 +2,19 @@
 //! environment and a colleague's session is not in it anyway.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read as _;
+use std::io;
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use anyhow::{Context as _, Result, bail, ensure};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
-use procfs::FromBufReadSI as _;
-use procfs::net::{TcpNetEntries, TcpState};
+use procfs::net::TcpState;
 use procfs::process::FDTarget;
 
 /// The port of SSH (RFC 4253, section 4.1), counted as SSH whoever serves it.
@@ -69,56 +69,43 @@ fn told_of_family(socket: &Socket, family: u8, any: SocketId) -> Result<Vec<Conn
     socket.send(&bytes, 0)?;
 
     let mut connections = Vec::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    let id = &response.header.socket_id;
-                    connections.push(Connection {
-                        local_port: id.source_port,
-                        remote: id.destination_address.to_canonical(),
-                        inode: response.header.inode.into(),
-                    });
-                }
-                NetlinkPayload::Done(_) => return Ok(connections),
-                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                other => bail!("an unexpected answer of sock_diag: {other:?}"),
+    while !read_answer(&socket.recv_from_full()?.0, &mut connections)? {}
+    Ok(connections)
+}
+
+/// Reads a datagram of the kernel's answer. Returns whether it was the last.
+fn read_answer(mut bytes: &[u8], connections: &mut Vec<Connection>) -> Result<bool> {
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(bytes)?;
+        ensure!(message.header.flags & NLM_F_DUMP_INTR == 0, "sockets changed while sock_diag told of them");
+        let length = (message.header.length as usize).next_multiple_of(4);
+        bytes = bytes.get(length..).unwrap_or_default();
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                let id = &response.header.socket_id;
+                connections.push(Connection {
+                    local_port: id.source_port,
+                    remote: id.destination_address.to_canonical(),
+                    inode: response.header.inode.into(),
+                });
             }
+            // A dump that failed ends like one that did not, but for the code.
+            NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
+            NetlinkPayload::Done(done) => {
+                return Err(io::Error::from_raw_os_error(done.code.saturating_neg()).into());
+            }
+            NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+            other => bail!("an unexpected answer of sock_diag: {other:?}"),
         }
     }
+    Ok(false)
 }
 
 /// Established connections, by procfs.
 fn told_by_procfs() -> Result<Vec<Connection>> {
-    let mut connections =
-        told_by_file("/proc/net/tcp").context("could not read /proc/net/tcp, nor ask sock_diag")?;
+    let mut sockets = procfs::net::tcp().context("could not read /proc/net/tcp, nor ask sock_diag")?;
     // Absent where IPv6 is off.
-    connections.extend(told_by_file("/proc/net/tcp6").unwrap_or_default());
-    Ok(connections)
-}
-
-/// The kernel goes through its whole table of connections for each read, some milliseconds on a host with much memory:
-/// so the file is read in large pieces, and one that was left half empty was the last.
-fn told_by_file(path: &str) -> Result<Vec<Connection>> {
-    /// Bytes a read: some hundred sockets.
-    const PIECE: usize = 1 << 16;
-    let mut file = File::open(path)?;
-    let mut text = Vec::new();
-    loop {
-        let start = text.len();
-        text.resize(start + PIECE, 0);
-        let read = file.read(&mut text[start..])?;
-        text.truncate(start + read);
-        if read < PIECE / 2 {
-            break;
-        }
-    }
-    let sockets = TcpNetEntries::from_buf_read(&text[..], procfs::current_system_info())?.0;
+    sockets.extend(procfs::net::tcp6().unwrap_or_default());
     let established = sockets.iter().filter(|socket| socket.state == TcpState::Established);
     let connections = established.map(|socket| Connection {
         local_port: socket.local_address.port(),
@@ -154,6 +141,7 @@ fn sockets_of_ssh_servers() -> HashSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_core::DoneMessage;
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
     #[test]
@@ -165,12 +153,15 @@ mod tests {
                 assert!(local.is_ipv6(), "loopback has IPv4");
                 continue;
             };
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let server = listener.accept().unwrap().0;
-            for end in [&client, &server] {
-                want.push((end.local_addr().unwrap().port(), end.peer_addr().unwrap().ip()));
+            // More than a page of procfs.
+            for _ in 0..100 {
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let server = listener.accept().unwrap().0;
+                for end in [&client, &server] {
+                    want.push((end.local_addr().unwrap().port(), end.peer_addr().unwrap().ip()));
+                }
+                held.extend([client, server]);
             }
-            held.push((listener, client, server));
         }
         want.sort_unstable();
         let ours = |told: Result<Vec<Connection>>| {
@@ -183,5 +174,25 @@ mod tests {
         let known: Vec<_> = told.iter().map(|known| (known.local_port, known.remote)).collect();
         assert_eq!(known, want);
         assert_eq!(ours(told_by_procfs()), told);
+    }
+
+    #[test]
+    fn a_failed_dump_is_an_error_and_not_an_empty_one() {
+        let done = |code: i32| {
+            let mut message = DoneMessage::default();
+            message.code = code;
+            let payload = NetlinkPayload::<SockDiagMessage>::Done(message);
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+            bytes
+        };
+        assert!(read_answer(&done(0), &mut Vec::new()).unwrap());
+        let error = read_answer(&done(-2), &mut Vec::new()).unwrap_err();
+        assert_eq!(error.downcast::<io::Error>().unwrap().kind(), io::ErrorKind::NotFound);
+        for cut in 1..20 {
+            assert!(read_answer(&done(0)[..cut], &mut Vec::new()).is_err(), "{cut}");
+        }
     }
 }

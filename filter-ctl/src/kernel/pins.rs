@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/filter-ctl/          the pin root; commands lock this directory
 //!     links/eth0                   the link: while it exists, eth0 is filtered
-//!     abi-3/                       everything whose layout depends on ABI_VERSION
+//!     abi-4/                       everything whose layout depends on ABI_VERSION
 //!         counters, switch, ...    the maps that stay when the tables grow
 //!         tables-1/                a set of tables: one, but for moments
 //!             header, entries, ... its maps

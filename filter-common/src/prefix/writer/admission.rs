@@ -6,8 +6,8 @@ use crate::prefix::cells::Cells;
 use crate::prefix::entry::Key;
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, HOSTS, Hash, MIXED,
-    OVERFLOW, SPAN_WORDS, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, mask,
+    ALL_CODE_WORDS, BUCKET_SLOTS, CHOICES, CODE_WORDS, CODES_A_WORD, Family, GROUP_LENGTH, GROUP_MASK, HOSTS,
+    Hash, MIXED, OVERFLOW, SPAN_WORDS, SPANS_A_WORD, Step, WIDE, WIDE_LENGTH, code_of, mask,
 };
 
 /// The lowest bit of each code in a word.
@@ -45,7 +45,7 @@ impl<C: Cells> Table<C> {
     pub(super) fn count_prefixes(&mut self, step: Step, more: u64) {
         let count = step_word(step.0, 3);
         let before = self.get(Region::Steps, count);
-        self.set(Region::Steps, count, before + more);
+        self.set(Region::Steps, count, before.saturating_add(more));
         if before == 0 {
             self.link(step);
         }
@@ -100,13 +100,13 @@ impl<C: Cells> Table<C> {
     pub(super) fn clear_codes(&mut self, key: &Key, length: u8) {
         let (start, end) = code_range(key);
         if length > WIDE_LENGTH {
-            return self.clear_code(start, 0, |table, narrowest| table.is_covered(narrowest));
-        }
-        // A wider entry that stays covers all of it.
-        if self.is_covered(key) {
-            return;
+            return self.clear_code(start, 0, Self::is_covered);
         }
         let mut position = self.position(Family::V4, &key.first(), 0);
+        // A wider entry that stays covers all of it.
+        if self.is_covered(key, position) {
+            return;
+        }
         let mut from = start;
         let mut narrow = None;
         while position < self.used(Family::V4) {
@@ -120,7 +120,7 @@ impl<C: Cells> Table<C> {
                 if inner_start >= from && narrow != Some(inner_start) {
                     narrow = Some(inner_start);
                     // Nothing wider than `key` covers it, and nothing inside `key` that came before.
-                    self.clear_code(inner_start, position - 1, |_, _| false);
+                    self.clear_code(inner_start, position - 1, |_, _, _| false);
                 }
                 continue;
             }
@@ -136,14 +136,14 @@ impl<C: Cells> Table<C> {
 
     /// Brings the code of one /24 to what the entries say, where it can be less than it is. Its entries of more than 24 bits
     /// don't lie before `from` in the order; `is_covered` tells whether others cover it.
-    fn clear_code(&mut self, network: u32, from: u32, is_covered: impl FnOnce(&Self, &Key) -> bool) {
+    fn clear_code(&mut self, network: u32, from: u32, is_covered: impl FnOnce(&Self, &Key, u32) -> bool) {
         let first = u64::from(network) << 40;
         let narrowest = Key { high: first, low: 0, step: Step::of(Family::V4, WIDE_LENGTH + 1), action: 0 };
         let shift = 2 * (network % CODES_A_WORD);
         let before = self.get(Region::Codes, (network / CODES_A_WORD) as usize) >> shift & MIXED;
-        let mut code = if before & WIDE != 0 && is_covered(self, &narrowest) { WIDE } else { 0 };
         // Of the entries that start in this /24, those with more than 24 bits come first from here on.
         let mut position = self.position(Family::V4, &narrowest, from);
+        let mut code = if before & WIDE != 0 && is_covered(self, &narrowest, position) { WIDE } else { 0 };
         while code != before && position < self.used(Family::V4) {
             let inner = self.key_of(self.id_at(Family::V4, position));
             if inner.high >> 40 != network.into() {
@@ -157,18 +157,22 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Whether an IPv4 entry covers more than this prefix.
-    pub(super) fn is_covered(&self, key: &Key) -> bool {
+    /// Whether an IPv4 entry covers more than this prefix, whose place in the order is `position`.
+    fn is_covered(&self, key: &Key, position: u32) -> bool {
         let (family, length) = key.family_and_length();
-        (0..length).any(|length| {
-            let (high, _) = mask(length);
-            let wider = Key { high: key.high & high, low: 0, step: Step::of(family, length), action: 0 };
-            self.get(Region::Steps, step_word(wider.step.0, 3)) != 0 && {
-                let position = self.position(family, &wider, 0);
-                position < self.used(family)
-                    && self.key_of(self.id_at(family, position)).is_same_prefix(&wider)
-            }
-        })
+        // What covers this key is, or covers, the key before it: so it is no longer than what both have in common.
+        let Some(before) = position.checked_sub(1) else { return false };
+        let before = self.key_of(self.id_at(family, before));
+        before.covers(key)
+            || (0..length.min(before.common_length(key) + 1)).any(|length| {
+                let (high, _) = mask(length);
+                let wider = Key { high: key.high & high, low: 0, step: Step::of(family, length), action: 0 };
+                self.get(Region::Steps, step_word(wider.step.0, 3)) != 0 && {
+                    let position = self.position(family, &wider, 0);
+                    position < self.used(family)
+                        && self.key_of(self.id_at(family, position)).is_same_prefix(&wider)
+                }
+            })
     }
 
     /// Brings what a prefix adds into the codes.
@@ -241,7 +245,31 @@ impl<C: Cells> Table<C> {
         }
     }
 
-    /// Makes filter and overflow marks anew, without those that nothing needs any more. Each word goes from what admits
+    /// Codes, and bits of spans and blocks, that the entries need.
+    pub(super) fn needed_codes(&self) -> Vec<u64> {
+        const WORDS_A_SPAN: usize = (CODES_A_SPAN / CODES_A_WORD) as usize;
+        let mut needed = vec![0u64; ALL_CODE_WORDS as usize];
+        let (codes, others) = needed.split_at_mut(CODE_WORDS as usize);
+        let (spans, blocks) = others.split_at_mut(SPAN_WORDS as usize);
+        for position in 0..self.used(Family::V4) {
+            let key = self.key_of(self.id_at(Family::V4, position));
+            let code = code_of(key.family_and_length().1);
+            for (index, mask) in words_of_codes(code_range(&key)) {
+                codes[index] |= (code * EACH) & mask;
+            }
+        }
+        for (index, word) in codes.iter().enumerate().filter(|(_, word)| **word != 0) {
+            let (span, first) = (index / WORDS_A_SPAN, 8 * (index % WORDS_A_SPAN));
+            // Four codes are a byte.
+            let bytes = word.to_le_bytes().into_iter().enumerate();
+            blocks[span] |=
+                bytes.fold(0, |bits, (block, codes)| bits | u64::from(codes != 0) << (first + block));
+            spans[span / SPANS_A_WORD as usize] |= 1 << (span % SPANS_A_WORD as usize);
+        }
+        needed
+    }
+
+    /// Makes codes, filter and overflow marks anew, without those that nothing needs any more. Each word goes from what admits
     /// more to what is needed.
     pub(super) fn tidy(&mut self) {
         let mut filter = vec![0u64; self.geometry.bloom_words() as usize];
@@ -260,6 +288,11 @@ impl<C: Cells> Table<C> {
                         overflows[passed] = true;
                     }
                 }
+            }
+        }
+        for (index, word) in self.needed_codes().into_iter().enumerate() {
+            if self.get(Region::Codes, index) != word {
+                self.set(Region::Codes, index, word);
             }
         }
         for (index, word) in filter.into_iter().enumerate() {
@@ -284,15 +317,6 @@ pub(super) fn words_of_codes((start, end): (u32, u32)) -> impl Iterator<Item = (
         let count = end.min((index + 1) * CODES_A_WORD) - index * CODES_A_WORD - first;
         (index as usize, (u64::MAX >> (64 - 2 * count)) << (2 * first))
     })
-}
-
-/// What a prefix of this length adds to the codes of the /24s that it has to do with.
-pub(super) const fn code_of(length: u8) -> u64 {
-    match length {
-        ..=WIDE_LENGTH => WIDE,
-        32 => HOSTS,
-        _ => MIXED,
-    }
 }
 
 /// The codes of a word that are [`WIDE`]. What is [`MIXED`] may be so for another reason.

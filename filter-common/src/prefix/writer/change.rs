@@ -30,9 +30,13 @@ impl<C: Cells> Table<C> {
         self.set_header(header::DIRTY, CHANGING);
         let touched = self.mark(edits, &ids);
         if let Err(refused) = self.carry_out(&touched, clock) {
-            // What was new is unwanted again, and what was changed is to be what it was.
-            for touched in touched.iter().filter(|touched| touched.kind == Kind::Insert) {
-                self.set_state(touched.id, state::REMOVING);
+            // What was new is unwanted again, what was to go stays, and what was changed is to be what it was.
+            for touched in &touched {
+                match touched.kind {
+                    Kind::Insert => self.set_state(touched.id, state::REMOVING),
+                    Kind::Remove => self.set_state(touched.id, state::ADDING),
+                    Kind::Update => {}
+                }
             }
             for (id, entry) in before {
                 self.write_entry(id, &entry, state::ADDING);

@@ -5,8 +5,8 @@
 //! A change of one entry takes time and memory in proportion to the entries inside its prefix, whose records may
 //! inherit from it (half a second for /0 with a million inside); to those in the IPv4 /24 in which it lies, at most 511
 //! prefixes; and to the codes of an IPv4 prefix of up to 24 bits, at most 2^19 words (/0: 4 MiB, a millisecond). Moving the
-//! order of keys takes one word for each entry behind it. Once in a quarter of the capacity, a removal makes filter and
-//! overflow marks anew, in one pass over all entries.
+//! order of keys takes one word for each entry behind it. Once in a quarter of the capacity, a removal makes codes, filter
+//! and overflow marks anew, in one pass over all entries.
 //!
 //! # Dying
 //!

@@ -21,8 +21,9 @@ impl<C: Cells> Table<C> {
     /// them.
     pub(super) fn refresh_all(&mut self, touched: &[Touched]) -> Result<(), Refused> {
         // Whoever died may have published what is found as new, which takes a look at each.
-        let is_bulk = touched.len() >= BULK_FROM && self.header(header::DIRTY) != RECOVERING;
-        let mut bulk = is_bulk.then(|| Bulk::new(self.geometry, touched.len()));
+        let new = touched.iter().filter(|touched| touched.kind == Kind::Insert).count();
+        let is_bulk = new >= BULK_FROM && self.header(header::DIRTY) != RECOVERING;
+        let mut bulk = is_bulk.then(|| Bulk::new(self.geometry, new));
         let mut rest = touched;
         let mut cursor = (Family::V4, 0);
         let mut fetched = 0;
@@ -85,7 +86,7 @@ impl<C: Cells> Table<C> {
     /// touched is known not to be inside.
     fn is_alone(&self, prefix: &Key, position: u32, next: Option<&Touched>) -> bool {
         let family = prefix.family();
-        if position + 1 == self.used(family)
+        if position + 1 >= self.used(family)
             || next.is_some_and(|next| self.is_at(family, position + 1, next))
         {
             return true;
@@ -98,7 +99,9 @@ impl<C: Cells> Table<C> {
     /// Refreshes the entries inside `outer`, which start at `position` in the order. Returns where they end.
     ///
     /// New records are published first, narrower before wider; then those that were there change in place; then those
-    /// that have no entry any more go, wider before narrower. So each address sees at most one change of its verdict.
+    /// that have no entry any more go, wider before narrower. So between any two stores each address has its old verdict or
+    /// its new one. Only a look-up that is under way meanwhile may see a state of its narrower lengths and a later one of its
+    /// wider ones, as if it had come between two changes.
     pub(super) fn refresh(
         &mut self,
         outer: &Key,
@@ -114,11 +117,12 @@ impl<C: Cells> Table<C> {
         let mut end = position;
         let (last_high, _) = halves(outer.last().high);
         while end < used {
-            let (high, id) = halves(self.get(Region::Order, self.order_word(family, end)));
+            let word = self.get(Region::Order, self.order_word(family, end));
             // Most often this spares a look at the entry.
-            if high > last_high {
+            if halves(word).0 > last_high {
                 break;
             }
+            let id = self.id_in(word);
             let Some(entry) = self.read_entry(id).filter(|entry| outer.covers(&entry.key)) else { break };
             end += 1;
             if let Some(last) = work.planned.last_mut()
@@ -312,8 +316,11 @@ impl<C: Cells> Table<C> {
     }
 
     pub(super) fn is_record_of(&self, id: u32, key: &Key) -> bool {
-        let words = self.cells.load(Region::Records, record_at(id) + record_word::HIGH);
-        words == [key.high, key.low, key.step.0.into()]
+        // A slot of damaged tables may name any.
+        id < self.geometry.ids() && {
+            let words = self.cells.load(Region::Records, record_at(id) + record_word::HIGH);
+            words == [key.high, key.low, key.step.0.into()]
+        }
     }
 
     pub(super) fn record(&self, id: u32) -> Record {

@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::admission::{EACH, code_of, code_range, words_of_codes};
 use super::change::{Kind, Touched};
 use super::entries::order_of;
 use super::records::{Place, Slot, add_to};
 use super::{Inconsistent, RECOVERING, Table, entry_word, halves, step_word, used_of};
 use crate::decide::Clock;
 use crate::prefix::cells::Cells;
-use crate::prefix::entry::{Entry, Key, state, state_of, word};
+use crate::prefix::entry::{Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
-use crate::prefix::layout::{BUCKET_SLOTS, CODE_WORDS, Family, Record, STEPS, Step};
+use crate::prefix::layout::{BUCKET_SLOTS, Family, Record, STEPS, Step};
 
 impl<C: Cells> Table<C> {
     /// Finishes a change that was interrupted: makes anew all that only writers read, and brings the tables to what
@@ -177,7 +176,13 @@ impl<C: Cells> Table<C> {
         if slots.count() != prefixes as usize {
             return wrong("the buckets hold prefixes that have no entry".into());
         }
-        self.check_codes(&entries)?;
+        let codes = self.needed_codes();
+        if let Some((index, needed)) =
+            (0..).zip(codes).find(|(index, needed)| self.get(Region::Codes, *index) != *needed)
+        {
+            let found = self.get(Region::Codes, index);
+            return wrong(format!("word {index} of the codes is {found:#x} in place of {needed:#x}"));
+        }
         if digest != self.digest() {
             return wrong("the digest is not that of the entries".into());
         }
@@ -203,24 +208,5 @@ impl<C: Cells> Table<C> {
             return wrong("there are ids that are neither free nor in use".into());
         }
         Ok(())
-    }
-
-    /// Compares the codes with what these entries need: no more, no less.
-    fn check_codes(&self, entries: &[(u32, Entry)]) -> Result<(), Inconsistent> {
-        let mut needed = vec![0u64; CODE_WORDS as usize];
-        for (_, entry) in entries.iter().filter(|(_, entry)| entry.key.family() == Family::V4) {
-            let code = code_of(entry.key.family_and_length().1);
-            for (index, mask) in words_of_codes(code_range(&entry.key)) {
-                needed[index] |= (code * EACH) & mask;
-            }
-        }
-        let differs = (0..).zip(&needed).find(|(index, needed)| self.get(Region::Codes, *index) != **needed);
-        match differs {
-            Some((index, needed)) => Err(Inconsistent(format!(
-                "word {index} of the codes is {:#x} in place of {needed:#x}",
-                self.get(Region::Codes, index)
-            ))),
-            None => Ok(()),
-        }
     }
 }
