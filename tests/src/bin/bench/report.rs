@@ -151,6 +151,9 @@ const METHOD: &str = "
   answers for allow and block in one look-up, which is more than a filter with two lists could do with it.
 - **Two lines of memory** is a program that reads a random bucket and then counts for an entry that only this bucket
   tells, and compares nothing: what a table beyond the caches can't do without if it names the entry and counts by it.
+- **Filling**: the tables' write alone gets the prefixes as values and in no order, as the trie does, by one call a prefix.
+  By batches, for which aya has no call, the trie took 3.4 s in place of 4.4 where this was tried, and 1.7 s with keys
+  sorted beforehand, which ours does within its time.
 - **Over veth** frames are made by an XDP program and sent as live frames, received and handled on one CPU: rates are of
   all of that, and a filter that cost nothing would reach the rate of `XDP_DROP` alone. Each filter's own counters confirm
   that it dropped all of them, or none.
