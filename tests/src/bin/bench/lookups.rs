@@ -302,7 +302,7 @@ fn one(set: Set, draw: Draw, extent: &Extent) -> Result<Outcome> {
             for (which, costs) in slices.iter_mut().enumerate() {
                 // All that count in the filter's maps count as one, in the slot of test-runs.
                 let before = counted()?;
-                costs.push(cost_ns(&programs[which], &frame, repeats[which])?);
+                costs.push(cost_ns(programs[which], &frame, repeats[which])?);
                 let after = counted()?;
                 match which {
                     TRIE_RUN => blocked[0] += after[0] - before[0],
