@@ -31,7 +31,7 @@ use filter_tests::kernel_side::{
     Counted, Counts, LOCK_WAIT, assert_unused_slots_untouched, counts, enforce, expected, moved, open, pins,
     test_run,
 };
-use filter_tests::lab::Host;
+use filter_tests::lab::{Host, eventually};
 use filter_tests::model::judge;
 use filter_tests::mutate::Mutator;
 use filter_tests::prefixes::{Model, address, key_of, probes, some_change};
@@ -351,7 +351,7 @@ fn a_deadline_is_enforced_by_the_program_alone() {
         drop(filter);
         // Nothing but the clock changes from here on.
         let mut drops = 0u64;
-        filter_tests::lab::eventually("the block ends", || {
+        eventually("the block ends", || {
             let verdict = test_run(INTERFACE, frame).unwrap();
             drops += u64::from(verdict == XDP_DROP);
             verdict == XDP_PASS
@@ -428,10 +428,12 @@ fn the_kernel_decides_as_the_model_says_after_any_sequence_of_changes() {
             assert!(round < 100 * rounds, "not everything was tried: {seen:?}");
             let edits = some_change(&mut random, &mut model, &table, monotonic_now_s());
             let keys: Vec<_> = edits.iter().filter_map(|edit| key_of(&table, edit)).collect();
-            while let Err(refused) = table.apply(&edits, &Monotonic) {
-                assert!(matches!(refused, Refused::Resting(_)), "{refused}");
-                thread::sleep(Duration::from_millis(20));
-            }
+            eventually("ids have rested", || match table.apply(&edits, &Monotonic) {
+                Ok(()) => true,
+                Err(Refused::Resting(_)) => false,
+                Err(refused) => panic!("{refused}"),
+            })
+            .unwrap();
             let active = random.u8(0..2);
             let (state, slot) = match random.u8(0..4) {
                 0 => (Switch::trying(active, FOREVER), usize::from(1 - active)),
@@ -604,6 +606,7 @@ fn churn(stop: &AtomicBool, kept: &BTreeSet<prefix::Key>) -> u64 {
         }
         match table.apply(&edits, &Monotonic) {
             Ok(()) => changes += edits.len() as u64,
+            // Not waited for: the next round draws another change, until told to stop. The CPU is the look-ups' meanwhile.
             Err(Refused::Resting(_)) => thread::sleep(Duration::from_millis(20)),
             Err(refused) => panic!("{refused}"),
         }

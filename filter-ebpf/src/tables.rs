@@ -54,8 +54,9 @@ pub fn counter_of(entry: u32) -> u32 {
     cpu.wrapping_mul(maps::IDS.load()).wrapping_add(entry)
 }
 
+/// What a look-up must know of these tables.
 #[inline(always)] // the verifier must see the constants
-fn shape() -> Shape {
+pub fn shape() -> Shape {
     Shape {
         seeds: Seeds(maps::SEEDS.load()),
         buckets: maps::BUCKET_COUNT.load(),

@@ -11,12 +11,12 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use bench_shell::disguise::disguise;
 use filter_common::packet::Address;
-use filter_common::prefix::{Line as _, Record, Seeds, Shape, Step, Switch, words_of};
+use filter_common::prefix::{Line as _, Record, Step, Switch, words_of};
 use filter_common::{FOREVER, Match, Reason, Tables};
 use filter_shell::act::act;
 use filter_shell::frame::XdpFrame;
 use filter_shell::maps;
-use filter_shell::tables::KernelClock;
+use filter_shell::tables::{KernelClock, shape};
 
 #[xdp]
 pub fn two_lines(context: XdpContext) -> u32 {
@@ -33,11 +33,7 @@ struct TwoLines;
 impl Tables for TwoLines {
     #[inline(always)] // the verifier must see that words come from maps
     fn find(&self, source: &Address) -> Option<Record> {
-        let shape = Shape {
-            seeds: Seeds(maps::SEEDS.load()),
-            buckets: maps::BUCKET_COUNT.load(),
-            bloom_words: maps::BLOOM_WORDS.load(),
-        };
+        let shape = shape();
         let (_, high, low) = words_of(source);
         let hash = shape.hash(Step::HOST, high, low);
         let slot = maps::BUCKETS.get(shape.bucket(hash, 0))?.word(0);

@@ -23,13 +23,18 @@ impl<C: Cells> Table<C> {
     /// Lets readers look for this prefix.
     pub(super) fn admit(&mut self, key: &Key, hash: Hash) {
         let (family, length) = key.family_and_length();
-        for hash in [Some(hash), self.group_hash(key)].into_iter().flatten() {
+        for hash in self.filter_hashes(key, hash) {
             self.set_filter(hash);
         }
         if family == Family::V4 {
             self.set_codes(key, length);
         }
         self.count_prefixes(key.step, 1);
+    }
+
+    /// The hashes by which a prefix, whose own is given, is in the Bloom filter.
+    pub(super) fn filter_hashes(&self, key: &Key, hash: Hash) -> impl Iterator<Item = Hash> + use<C> {
+        [Some(hash), self.group_hash(key)].into_iter().flatten()
     }
 
     /// Puts a hash into the Bloom filter.
@@ -139,8 +144,7 @@ impl<C: Cells> Table<C> {
     fn clear_code(&mut self, network: u32, from: u32, is_covered: impl FnOnce(&Self, &Key, u32) -> bool) {
         let first = u64::from(network) << 40;
         let narrowest = Key { high: first, low: 0, step: Step::of(Family::V4, WIDE_LENGTH + 1), action: 0 };
-        let shift = 2 * (network % CODES_A_WORD);
-        let before = self.get(Region::Codes, (network / CODES_A_WORD) as usize) >> shift & MIXED;
+        let before = self.code(network);
         // Of the entries that start in this /24, those with more than 24 bits come first from here on.
         let mut position = self.position(Family::V4, &narrowest, from);
         let mut code = if before & WIDE != 0 && is_covered(self, &narrowest, position) { WIDE } else { 0 };
@@ -160,9 +164,7 @@ impl<C: Cells> Table<C> {
     /// Whether an IPv4 entry covers more than this prefix, whose place in the order is `position`.
     fn is_covered(&self, key: &Key, position: u32) -> bool {
         let (family, length) = key.family_and_length();
-        // What covers this key is, or covers, the key before it: so it is no longer than what both have in common.
-        let Some(before) = position.checked_sub(1) else { return false };
-        let before = self.key_of(self.id_at(family, before));
+        let Some(before) = self.key_before(family, position) else { return false };
         before.covers(key)
             || (0..length.min(before.common_length(key) + 1)).any(|length| {
                 let (high, _) = mask(length);
@@ -173,6 +175,11 @@ impl<C: Cells> Table<C> {
                         && self.key_of(self.id_at(family, position)).is_same_prefix(&wider)
                 }
             })
+    }
+
+    /// The code of a /24.
+    pub(super) fn code(&self, network: u32) -> u64 {
+        self.get(Region::Codes, (network / CODES_A_WORD) as usize) >> (2 * (network % CODES_A_WORD)) & MIXED
     }
 
     /// Brings what a prefix adds into the codes.
@@ -278,7 +285,7 @@ impl<C: Cells> Table<C> {
             for position in 0..self.used(family) {
                 let key = self.key_of(self.id_at(family, position));
                 let hash = self.hash(&key);
-                for hash in [Some(hash), self.group_hash(&key)].into_iter().flatten() {
+                for hash in self.filter_hashes(&key, hash) {
                     let (index, bits) = self.shape.bloom(hash);
                     filter[index as usize] |= bits;
                 }

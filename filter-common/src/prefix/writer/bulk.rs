@@ -4,7 +4,7 @@
 
 use super::change::Touched;
 use super::records::{Place, add_to};
-use super::{Refused, Table};
+use super::{Refused, Table, read_ahead};
 use crate::prefix::cells::Cells;
 use crate::prefix::geometry::{Geometry, Region};
 use crate::prefix::layout::{BUCKET_SLOTS, Family, Hash, STEPS, Step};
@@ -61,7 +61,7 @@ impl<C: Cells> Table<C> {
         bulk.counts[key.step.0 as usize] += 1;
         let hash = self.hash(key);
         bulk.slots[(self.shape.bucket(hash, 0) / BUCKETS_A_PART) as usize].push((hash, *id));
-        for hash in [Some(hash), self.group_hash(key)].into_iter().flatten() {
+        for hash in self.filter_hashes(key, hash) {
             bulk.filter[(self.shape.bloom(hash).0 / WORDS_A_PART) as usize].push(hash);
         }
         Ok(())
@@ -96,6 +96,6 @@ impl<C: Cells> Table<C> {
         let first = part * BUCKETS_A_PART;
         let until = (first + BUCKETS_A_PART).min(self.geometry.buckets());
         let words = (first..until).map(|bucket| self.get(Region::Buckets, bucket as usize * BUCKET_SLOTS));
-        std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
+        read_ahead(words);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::entries::order_of;
 use super::records::AHEAD;
-use super::{CHANGING, Edit, Refused, Table, entry_word, halves, used_of};
+use super::{CHANGING, Edit, Refused, Table, entry_word, halves, read_ahead, used_of};
 use crate::abi::Counter;
 use crate::decide::Clock;
 use crate::prefix::REST_S;
@@ -237,7 +237,7 @@ fn fetch(edits: &[Edit], positions: &[u32]) {
         Edit::Insert(entry) => entry.key.high ^ entry.base.bytes ^ u64::from(entry.slots),
         Edit::Update { id, .. } | Edit::Remove(id) => (*id).into(),
     });
-    std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
+    read_ahead(words);
 }
 
 /// An entry that a change is about.

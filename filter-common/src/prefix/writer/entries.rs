@@ -150,6 +150,12 @@ impl<C: Cells> Table<C> {
         self.id_in(self.get(Region::Order, self.order_word(family, position)))
     }
 
+    /// The key before this position. What covers the first key of a prefix at the position is this one, or covers it too:
+    /// so it is no longer than what both have in common.
+    pub(super) fn key_before(&self, family: Family, position: u32) -> Option<Key> {
+        Some(self.key_of(self.id_at(family, position.checked_sub(1)?)))
+    }
+
     /// The id in a word of the order; id 0, which is never used, in place of one that is none.
     pub(super) fn id_in(&self, order: u64) -> u32 {
         let (_, id) = halves(order);

@@ -250,6 +250,12 @@ const fn halves(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
+/// Reads words for nothing but that they are in the cache afterwards: all at once, where one after the other each would be
+/// waited for.
+fn read_ahead(words: impl Iterator<Item = u64>) {
+    std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
+}
+
 const fn step_word(step: u32, position: usize) -> usize {
     4 * step as usize + position
 }

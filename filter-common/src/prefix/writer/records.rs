@@ -4,15 +4,15 @@ use super::admission::code_range;
 use super::bulk::Bulk;
 use super::change::{Kind, Touched};
 use super::entries::order_of;
-use super::{RECOVERING, Refused, Table, entry_word, halves, record_at};
+use super::{RECOVERING, Refused, Table, entry_word, halves, read_ahead, record_at};
 use crate::abi::action;
 use crate::decide::Match;
 use crate::prefix::cells::Cells;
 use crate::prefix::entry::{Entry, Key, state, state_of, word};
 use crate::prefix::geometry::{Region, header};
 use crate::prefix::layout::{
-    BUCKET_SLOTS, CHOICES, CODES_A_WORD, Family, Hash, ID_MASK, Lengths, OVERFLOW, Range, Record, SLOTS,
-    Step, WIDE, record_word,
+    BUCKET_SLOTS, CHOICES, Family, Hash, ID_MASK, Lengths, OVERFLOW, Range, Record, SLOTS, Step, WIDE,
+    record_word,
 };
 use crate::prefix::reader::{find_exactly, find_in, lengths_of, record_of};
 
@@ -72,7 +72,7 @@ impl<C: Cells> Table<C> {
                 ^ word(hash)
                 ^ self.group_hash(&key).map_or(0, word)
         });
-        std::hint::black_box(words.fold(0, |sum, word| sum ^ word));
+        read_ahead(words);
     }
 
     /// Whether this entry is at `position` in the order of a family.
@@ -247,17 +247,12 @@ impl<C: Cells> Table<C> {
     pub(super) fn inherited(&self, key: &Key, position: u32) -> Record {
         let view = self.view();
         let family = key.family();
-        if family == Family::V4 {
-            let network = code_range(key).0;
-            let word = self.get(Region::Codes, (network / CODES_A_WORD) as usize);
-            if word >> (2 * (network % CODES_A_WORD)) & WIDE == 0 {
-                // At most single addresses.
-                return Record::default();
-            }
+        if family == Family::V4 && self.code(code_range(key).0) & WIDE == 0 {
+            // At most single addresses.
+            return Record::default();
         }
-        // What covers this key is, or covers, the key before it: so it is no longer than what both have in common.
-        let Some(before) = position.checked_sub(1) else { return Record::default() };
-        let common = key.common_length(&self.key_of(self.id_at(family, before)));
+        let Some(before) = self.key_before(family, position) else { return Record::default() };
+        let common = key.common_length(&before);
         let range = Range { before: key.step.min(Step::of(family, common + 1)), last: Step::of(family, 0) };
         let found = find_in(&view, &self.shape, range, key.high, key.low);
         found.map_or_else(Record::default, |id| self.record(id))
