@@ -19,16 +19,14 @@ use filter_common::packet::Address;
 use filter_common::prefix::{self, Edit, Family, Refused, Step, Switch};
 use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, Verdict, filter};
 use filter_ctl::capture;
-use filter_ctl::host::devices::Mode;
 use filter_ctl::host::{Monotonic, monotonic_now_s};
 use filter_ctl::kernel::explain::Explainer;
-use filter_ctl::kernel::loading::{LoadOptions, load};
+use filter_ctl::kernel::loading::Sizes;
 use filter_ctl::kernel::maps::open_table;
-use filter_ctl::plan::Change;
 use filter_ctl::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 use filter_tests::frames::{ethernet, ipv4, ipv6, protocol, udp};
 use filter_tests::kernel_side::{
-    Counted, Counts, LOCK_WAIT, assert_unused_slots_untouched, counts, enforce, expected, moved, open, pins,
+    Counted, Counts, add, assert_unused_slots_untouched, counts, enforce, expected, load, moved, open, pins,
     test_run,
 };
 use filter_tests::lab::{Host, eventually};
@@ -47,13 +45,7 @@ const SHORTEST: usize = 14;
 
 const INTERFACE: &str = "flt0";
 
-const OPTIONS: LoadOptions = LoadOptions {
-    mode: Mode::Native,
-    max_v4: Some(512),
-    max_v6: Some(512),
-    lock_wait: LOCK_WAIT,
-    verbose: false,
-};
+const SIZES: Sizes = Sizes { max_v4: Some(512), max_v6: Some(512) };
 
 /// One test at a time: they share a host, since on an emulated CPU the kernel takes half a minute to verify a program.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -66,7 +58,7 @@ fn filtering_host() -> (&'static Host, MutexGuard<'static, ()>) {
     let host = HOST.get_or_init(|| {
         let host = Host::new("filter").unwrap();
         host.ip(&format!("link add {INTERFACE} type veth peer name flt1")).unwrap();
-        host.run(|| load(&pins(), &[INTERFACE.into()], OPTIONS)).unwrap();
+        host.run(|| load(INTERFACE, SIZES)).unwrap();
         host
     });
     host.run(|| {
@@ -291,7 +283,7 @@ fn frames_beyond_a_page_are_filtered_where_the_kernel_can_and_refused_where_not(
     let (host, _turn) = filtering_host();
     host.ip("link add big0 type veth peer name big1 mtu 9000").unwrap();
     host.ip("link set big1 mtu 9000").unwrap();
-    let loaded = host.run(|| load(&pins(), &["big0".into()], OPTIONS));
+    let loaded = host.run(|| load("big0", SIZES));
     if kernel() < FRAGS {
         let refusal = loaded.unwrap_err().to_string();
         assert!(refusal.contains("the peer's MTU of 9000 is over 3506"), "{refusal}");
@@ -343,11 +335,11 @@ fn a_deadline_is_enforced_by_the_program_alone() {
         let entry = Entry {
             key: Key { action: Action::Block, prefix: Prefix::parse("203.0.113.0/24", false).unwrap() },
             until: Deadline(created_s + 2),
-            created_s,
+            created_s: created_s.into(),
             owner: Owner::manual(),
             reason: ReasonText::default(),
         };
-        filter.change(Change::Add(vec![entry])).unwrap();
+        add(&mut filter, vec![entry]).unwrap();
         drop(filter);
         // Nothing but the clock changes from here on.
         let mut drops = 0u64;
@@ -503,13 +495,13 @@ fn no_verdict_on_what_stays_is_wrong_while_all_else_changes() {
         let entry = |action, text: &str| Entry {
             key: Key { action, prefix: Prefix::parse(text, false).unwrap() },
             until: Deadline::NEVER,
-            created_s: monotonic_now_s(),
+            created_s: monotonic_now_s().into(),
             owner: Owner::manual(),
             reason: ReasonText::default(),
         };
         let mut entries: Vec<_> = blocked.iter().map(|text| entry(Action::Block, text)).collect();
         entries.extend(allowed.iter().map(|text| entry(Action::Allow, text)));
-        open().unwrap().change(Change::Add(entries)).unwrap();
+        add(&mut open().unwrap(), entries).unwrap();
         let kept: BTreeSet<prefix::Key> =
             open().unwrap().entries().unwrap().iter().map(|(_, entry)| entry.key.to_table()).collect();
 

@@ -10,7 +10,7 @@ use crate::reason::{Reason, Verdict};
 
 /// Version of this contract. It names the directory in which maps and programs are pinned, so that builds
 /// with different layouts never share a map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Interfaces that can be counted apart, slot [`TEST_SLOT`] included. One slot costs
 /// [`SLOT_COUNTERS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.

@@ -43,6 +43,12 @@ pub struct Global {
     /// Directory on a BPF file system that holds the filter.
     #[arg(long, global = true, env = "FILTER_CTL_PIN_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pub pin_root: PathBuf,
+    /// Directory of the store [default: /var/lib/ and the last part of the pin root].
+    #[arg(long, global = true, env = "FILTER_CTL_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Socket of the daemon [default: /run/, the last part of the pin root, and control.sock].
+    #[arg(long, global = true, env = "FILTER_CTL_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
     /// How long to wait for another filter-ctl that holds the lock.
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", value_parser = parse_wait)]
     pub lock_wait: Duration,
@@ -57,11 +63,12 @@ pub enum Command {
   filter-ctl load eth0 eth1              both, or neither where one fails
   filter-ctl load eth0 --mode generic    where the driver has no XDP; slower
   filter-ctl load eth0 --max-ipv4 1000000
+  filter-ctl load 'eth*'                 all that match, also those to come
 
 Tables have room for as many entries as are asked for, and take their memory at once; `resize` changes
 that later.")]
     Load(LoadArgs),
-    /// Stop filtering interfaces. With the last one, entries and counters are gone too.
+    /// Stop filtering interfaces. Entries stay in the store; with the last interface counters are gone.
     #[command(after_help = "Examples:
   filter-ctl unload eth1
   filter-ctl unload --all")]
@@ -72,6 +79,41 @@ that later.")]
 
 Exit code 4 if a loaded interface is gone or not filtered as it should be, 3 if none is loaded.")]
     Status,
+    /// Filter again what was filtered before a reboot, with all entries, from the store. For a unit at boot.
+    #[command(after_help = "Example:
+  filter-ctl restore --wait 10s
+
+Does nothing where the filter is loaded, or where nothing was. Needs neither network nor the right
+time. A damaged store is set aside, and its copy used. Exit code 4 if only some interfaces could be
+filtered.")]
+    Restore(RestoreArgs),
+    /// Run the daemon: keeps the filter as it is to be, proves that it works, and takes changes.
+    #[command(after_help = "Example:
+  filter-ctl run --block-group netops --read-group noc --hook /usr/local/bin/page-me
+
+The filter does not depend on it: when it stops, for whatever reason, the filter goes on.")]
+    Run(RunArgs),
+    /// Compare everything: the store, the kernel's tables, the programs and the interfaces.
+    #[command(after_help = "Example:
+  filter-ctl verify || filter-ctl repair
+
+Exit code 4 if something is not as it should be.")]
+    Verify,
+    /// Mend what `verify` finds. What is filtered is filtered throughout.
+    #[command(after_help = "Example:
+  filter-ctl repair
+
+The store is taken from its copy or from what is enforced, the kernel's tables from the store. Exit
+code 4 if something could not be mended.")]
+    Repair,
+    /// Show who holds a prefix, since when, why and until when, and what covers it or is covered by it.
+    #[command(after_help = "Example:
+  filter-ctl show 203.0.113.0/24")]
+    Show(ShowArgs),
+    /// Show who changed what, and when.
+    #[command(after_help = "Example:
+  filter-ctl audit --last 50 --json")]
+    Audit(AuditArgs),
     /// Make room for more entries, or for fewer. Nothing is lost, and no packet passes unfiltered meanwhile.
     #[command(after_help = "Examples:
   filter-ctl resize --max-ipv4 1000000
@@ -113,7 +155,7 @@ The new tables are made beside the old ones, so for a moment there must be memor
 /// Arguments of `load`.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// Interfaces on which traffic comes in.
+    /// Interfaces on which traffic comes in, by name or pattern; the daemon filters those that appear later, too.
     #[arg(required = true, value_name = "IFACE")]
     pub interfaces: Vec<String>,
     /// Where the filter runs. It never falls back from native to generic by itself.
@@ -129,6 +171,62 @@ pub struct LoadArgs {
 
 fn capacity() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(LARGEST_MAX))
+}
+
+/// Arguments of `restore`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// How long to wait for interfaces that are named and not there yet.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_wait)]
+    pub wait: Duration,
+}
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Group whose members may ask, through the socket, what is filtered.
+    #[arg(long, value_name = "GROUP")]
+    pub read_group: Option<String>,
+    /// Group whose members may also add and remove entries.
+    #[arg(long, value_name = "GROUP")]
+    pub block_group: Option<String>,
+    /// Program that is started for each event, with the event as JSON on its standard input; may be given again.
+    #[arg(long, value_name = "PROGRAM")]
+    pub hook: Vec<PathBuf>,
+    /// URL to which each event is posted as JSON; may be given again.
+    #[arg(long, value_name = "URL")]
+    pub webhook: Vec<String>,
+    /// Time between two proofs that the programs work.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_proof)]
+    pub proof_interval: Duration,
+}
+
+/// Shortest and longest time between two proofs: below it costs more than it tells, above the lapse is longer than any
+/// attack needs.
+const PROOF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+fn parse_proof(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if PROOF.contains(&interval) { Ok(interval) } else { Err("must be from 100ms to 1m".into()) }
+}
+
+/// Arguments of `show`.
+#[derive(Clone, Debug, Args)]
+pub struct ShowArgs {
+    /// A prefix or address.
+    #[arg(value_name = "PREFIX")]
+    pub prefix: String,
+    /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+    #[arg(long)]
+    pub mask: bool,
+}
+
+/// Arguments of `audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// Lines to show, the newest last.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub last: u32,
 }
 
 /// Arguments of `resize`.
@@ -181,7 +279,7 @@ Exit code 5 if none of the prefixes has an entry, 4 if only some have.")]
   filter-ctl block flush
   filter-ctl block add - < before.txt"
     )]
-    Flush,
+    Flush(FlushArgs),
 }
 
 /// Arguments of `block add` and `allow add`.
@@ -202,11 +300,28 @@ pub struct AddArgs {
     /// Even if it would cut off this host, its gateway or an SSH session.
     #[arg(long)]
     pub force: bool,
+    /// Who holds it; each owner has a deadline and a reason of its own, and the entry stays until the last lets go.
+    #[arg(long, value_name = "NAME", default_value = "manual")]
+    pub owner: String,
+}
+
+/// Arguments of `block flush` and `allow flush`.
+#[derive(Clone, Debug, Args)]
+pub struct FlushArgs {
+    /// Only what this owner holds; otherwise everybody's.
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
 }
 
 /// Arguments of `block del` and `allow del`.
 #[derive(Clone, Debug, Args)]
 pub struct DelArgs {
+    /// Who lets go.
+    #[arg(long, value_name = "NAME", default_value = "manual")]
+    pub owner: String,
+    /// Let go for all owners, so that the entry is gone.
+    #[arg(long, conflicts_with = "owner")]
+    pub any_owner: bool,
     /// Prefixes or addresses, or `-` to read them from standard input.
     #[arg(required = true, value_name = "PREFIX")]
     pub prefixes: Vec<String>,

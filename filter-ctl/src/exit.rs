@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::pins::NotLoaded;
-use crate::policy::{PrefixError, ReasonTextError, TtlError};
+use crate::policy::{OwnerError, PrefixError, ReasonTextError, TtlError};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl Exit {
         } else if error.is::<PartlyApplied>() || error.is::<Unreported>() {
             Self::Partly
         } else if error.is::<UsageError>()
+            || error.is::<OwnerError>()
             || error.is::<PrefixError>()
             || error.is::<TtlError>()
             || error.is::<ReasonTextError>()

@@ -1,28 +1,35 @@
 //! The controller: from what the operator typed to what the kernel enforces, and back.
 //!
 //! A change goes through values: what was typed ([`cli`]) becomes validated entries ([`policy`]), is weighed
-//! against this host ([`guard`], with facts from [`host`]), compared with what is there ([`plan`]) and only then
-//! carried out ([`kernel`]). All but the last are pure and need no root. The module `commands` has a
-//! file for each verb.
+//! against this host ([`guard`], with facts from [`host`]), becomes who holds what ([`holds`]), is written down ([`store`]),
+//! compared with what is there ([`plan`]) and only then carried out ([`kernel`]); [`control`] keeps the order. The module
+//! `commands` has a file for each verb.
 
 pub mod capture;
 pub mod cli;
 mod commands;
+pub mod control;
 pub mod exit;
 pub mod guard;
+pub mod holds;
 pub mod host;
 pub mod kernel;
 mod output;
 pub mod plan;
 pub mod policy;
 pub mod stats;
+pub mod store;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
 use crate::cli::Cli;
+use crate::commands::Session;
 use crate::exit::Exit;
+use crate::host::users;
+use crate::output::Output;
+use crate::store::{Actor, Via};
 
 /// Parses the command line, runs it, and tells what went wrong.
 #[must_use]
@@ -31,26 +38,51 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && std::env::args().any(|argument| argument == "--json") => {
-            output::json_error(error.to_string().trim_end(), Exit::Usage as u8);
+            Output::stdio().json_error(error.to_string().trim_end(), Exit::Usage as u8);
             return Exit::Usage.into();
         }
         Err(error) => error.exit(),
     };
-    let json = cli.global.json;
-    let exit = match commands::run(cli) {
-        Ok(exit) => exit,
-        Err(error) => {
-            let exit = Exit::of(&error);
-            if exit != Exit::Done {
-                let message = format!("{error:#}");
-                if json {
-                    output::json_error(&message, exit as u8)
-                } else {
-                    output::note(&format!("filter-ctl: {message}"))
-                }
-            }
-            exit
-        }
+    let session = Session {
+        global: &cli.global,
+        out: Output::stdio(),
+        actor: myself(),
+        command: command_line(std::env::args().skip(1)),
+        input: None,
     };
-    exit.into()
+    carry_out(&session, &cli.command).into()
+}
+
+/// Runs a command and tells what went wrong.
+fn carry_out(session: &Session<'_>, command: &cli::Command) -> Exit {
+    commands::run(session, command).unwrap_or_else(|error| {
+        let exit = Exit::of(&error);
+        if exit != Exit::Done {
+            let message = format!("{error:#}");
+            if session.global.json {
+                session.out.json_error(&message, exit as u8)
+            } else {
+                session.out.note(&format!("filter-ctl: {message}"))
+            }
+        }
+        exit
+    })
+}
+
+/// The user who runs this process.
+fn myself() -> Actor {
+    let (uid, pid) = (rustix::process::geteuid().as_raw(), std::process::id());
+    Actor { uid, user: users::user_name(uid), login: users::login_of(pid), pid, via: Via::Command }
+}
+
+/// A command line for people to read, of bounded length.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    /// Characters that are kept: some twenty prefixes.
+    const LONGEST: usize = 1000;
+    let line = arguments.collect::<Vec<_>>().join(" ");
+    let mut shown: String = line.chars().take(LONGEST).collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown
 }

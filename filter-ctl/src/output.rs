@@ -1,15 +1,17 @@
 //! What people and programs read: JSON with a schema number, aligned tables, entries and figures in words.
 
-use std::io::{self, Write as _};
+use std::cell::RefCell;
+use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use filter_common::prefix::{Geometry, Region};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::holds::Hold;
 use crate::host::{memory_available, whole_seconds};
-use crate::policy::{Action, Entry, Prefix};
+use crate::policy::{Action, Deadline, Entry, Prefix};
 
 /// Version of all JSON output. Fields may be added under the same number; none changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -21,54 +23,141 @@ struct Document<T> {
     content: T,
 }
 
-/// Prints a JSON document over several lines.
-///
-/// # Errors
-///
-/// If standard output can't be written.
-pub fn json(content: impl Serialize) -> Result<()> {
-    let text =
-        serde_json::to_string_pretty(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
-    line(&text)
+/// Where a command's words go: this process' own standard output and error, or memory, from which they are sent on.
+pub struct Output {
+    out: RefCell<Box<dyn Write>>,
+    err: RefCell<Box<dyn Write>>,
+    style: Style,
 }
 
-/// Prints a JSON document as one line, for streams of them.
-///
-/// # Errors
-///
-/// If standard output can't be written.
-pub fn json_line(content: impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
-    line(&text)
+/// Whether there is a terminal that shows colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Style {
+    /// Colours, and the screen may be cleared.
+    Terminal,
+    /// Neither.
+    Plain,
 }
 
-/// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
-///
-/// # Errors
-///
-/// If standard output can't be written.
-pub fn line(text: &str) -> Result<()> {
-    raw_line(&printable(text))
+impl Style {
+    /// What this process' standard output takes. `NO_COLOR` is heeded (no-color.org).
+    pub fn of_stdout() -> Self {
+        let is_plain = std::env::var_os("NO_COLOR").is_some() || !io::stdout().is_terminal();
+        if is_plain { Self::Plain } else { Self::Terminal }
+    }
 }
 
-/// Prints a line as it is, terminal sequences included.
-///
-/// # Errors
-///
-/// If standard output can't be written.
-pub fn raw_line(text: &str) -> Result<()> {
-    writeln!(io::stdout().lock(), "{text}").context("could not write to standard output")
-}
+impl Output {
+    /// This process' standard output and error.
+    pub fn stdio() -> Self {
+        Self::new(Box::new(io::stdout()), Box::new(io::stderr()), Style::of_stdout())
+    }
 
-/// Says something beside the result, on standard error, without control characters.
-pub fn note(text: &str) {
-    // Where even this can't be written, there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
-}
+    /// Other places.
+    pub fn new(out: Box<dyn Write>, err: Box<dyn Write>, style: Style) -> Self {
+        Self { out: RefCell::new(out), err: RefCell::new(err), style }
+    }
 
-/// Says on standard error what the operator should know beside the result.
-pub fn warn(warnings: &[String]) {
-    warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+    /// Whether the screen may be cleared.
+    pub fn is_terminal(&self) -> bool {
+        self.style == Style::Terminal
+    }
+
+    /// Prints a JSON document over several lines.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn json(&self, content: impl Serialize) -> Result<()> {
+        let document = Document { schema: SCHEMA, content };
+        let text = serde_json::to_string_pretty(&document).context("could not make JSON")?;
+        self.line(&text)
+    }
+
+    /// Prints a JSON document as one line, for streams of them.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn json_line(&self, content: impl Serialize) -> Result<()> {
+        let text =
+            serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
+        self.line(&text)
+    }
+
+    /// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn line(&self, text: &str) -> Result<()> {
+        self.raw_line(&printable(text))
+    }
+
+    /// Prints a line as it is, terminal sequences included.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn raw_line(&self, text: &str) -> Result<()> {
+        writeln!(self.out.borrow_mut(), "{text}").context("could not write to standard output")
+    }
+
+    /// Says something beside the result, on standard error, without control characters.
+    pub fn note(&self, text: &str) {
+        // Where even this can't be written, there is nobody to tell.
+        let _ = writeln!(self.err.borrow_mut(), "{}", printable(text));
+    }
+
+    /// Says on standard error what the operator should know beside the result.
+    pub fn warn(&self, warnings: &[String]) {
+        warnings.iter().for_each(|warning| self.note(&format!("warning: {warning}")));
+    }
+
+    /// An error as JSON, on standard error.
+    pub fn json_error(&self, message: &str, exit_code: u8) {
+        #[derive(Serialize)]
+        struct Content<'m> {
+            error: Description<'m>,
+        }
+        #[derive(Serialize)]
+        struct Description<'m> {
+            message: &'m str,
+            exit_code: u8,
+        }
+        let content = Content { error: Description { message, exit_code } };
+        match serde_json::to_string_pretty(&Document { schema: SCHEMA, content }) {
+            Ok(text) => self.note(&text),
+            Err(_) => self.note(message),
+        }
+    }
+
+    /// A table without borders, with this header. Columns named in `right` hold numbers.
+    pub fn table(&self, header: &[&str], right: &[&str]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        match self.style {
+            Style::Terminal => table.enforce_styling(),
+            Style::Plain => table.force_no_tty(),
+        };
+        table.set_header(header.iter().map(|name| Cell::new(name).fg(Color::DarkGrey)));
+        for (column, name) in table.column_iter_mut().zip(header) {
+            column.set_padding((0, 2));
+            if right.contains(name) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table
+    }
+
+    /// Prints a table without trailing blanks.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn print_table(&self, table: &Table) -> Result<()> {
+        table.lines().try_for_each(|row| self.raw_line(row.trim_end()))
+    }
 }
 
 /// The text with control characters but line ends escaped: names of interfaces and programs may hold any.
@@ -81,50 +170,6 @@ fn printable(text: &str) -> String {
 /// A number of things: `1 entry`, `2 entries`.
 pub fn counted(number: usize, one: &str, many: &str) -> String {
     format!("{} {}", grouped(number as u64), if number == 1 { one } else { many })
-}
-
-/// An error as JSON, on standard error.
-pub fn json_error(message: &str, exit_code: u8) {
-    #[derive(Serialize)]
-    struct Content<'m> {
-        error: Description<'m>,
-    }
-    #[derive(Serialize)]
-    struct Description<'m> {
-        message: &'m str,
-        exit_code: u8,
-    }
-    let content = Content { error: Description { message, exit_code } };
-    match serde_json::to_string_pretty(&Document { schema: SCHEMA, content }) {
-        Ok(text) => note(&text),
-        Err(_) => note(message),
-    }
-}
-
-/// A table without borders, with this header. Columns named in `right` hold numbers.
-pub fn table(header: &[&str], right: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    if std::env::var_os("NO_COLOR").is_some() {
-        table.force_no_tty();
-    }
-    table.set_header(header.iter().map(|name| Cell::new(name).fg(Color::DarkGrey)));
-    for (column, name) in table.column_iter_mut().zip(header) {
-        column.set_padding((0, 2));
-        if right.contains(name) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-/// Prints a table without trailing blanks.
-///
-/// # Errors
-///
-/// If standard output can't be written.
-pub fn print_table(table: &Table) -> Result<()> {
-    table.lines().try_for_each(|row| raw_line(row.trim_end()))
 }
 
 /// A cell with text that is not this program's own.
@@ -259,29 +304,108 @@ pub struct EntryView {
 impl EntryView {
     /// The view of `entry` at the moment `now` of CLOCK_MONOTONIC.
     pub fn new(entry: &Entry, now: Duration) -> Self {
-        let wall = SystemTime::now();
-        let age_s = whole_seconds(now).saturating_sub(entry.created_s);
-        let expires_in_s = entry.until.left_s(now);
-        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-        let rfc3339 = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+        let times = Times::new(entry.created_s, entry.until, now);
         Self {
             prefix: entry.key.prefix,
             action: entry.key.action,
             owner: entry.owner.as_str().to_owned(),
             reason: Some(entry.reason.as_str()).filter(|text| !text.is_empty()).map(str::to_owned),
-            created_at: rfc3339(wall.checked_sub(seconds(age_s)).unwrap_or(SystemTime::UNIX_EPOCH)),
-            age_s,
-            expires_at: expires_in_s.map(|left| rfc3339(wall + seconds(left))),
-            expires_in_s,
+            created_at: times.created_at,
+            age_s: times.age_s,
+            expires_at: times.expires_at,
+            expires_in_s: times.expires_in_s,
         }
     }
 
     /// The time that is left, in words.
     pub fn left(&self) -> String {
-        match self.expires_in_s {
-            None => "-".into(),
-            Some(0) => "expired".into(),
-            Some(left) => span(left),
+        left(self.expires_in_s)
+    }
+}
+
+/// One of the holders of an entry as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HoldView {
+    /// Who.
+    pub owner: String,
+    /// Why, if that was said.
+    pub reason: Option<String>,
+    /// Who typed it or sent it, if that is known.
+    pub creator: Option<String>,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// Seconds since then.
+    pub age_s: u32,
+    /// RFC 3339, UTC; absent if it never expires.
+    pub expires_at: Option<String>,
+    /// Seconds until then.
+    pub expires_in_s: Option<u32>,
+}
+
+impl HoldView {
+    /// The view of `hold` at the moment `now` of CLOCK_MONOTONIC.
+    pub fn new(hold: &Hold, now: Duration) -> Self {
+        let times = Times::new(hold.created_s, hold.until, now);
+        let said = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
+        Self {
+            owner: hold.owner.as_str().to_owned(),
+            reason: said(hold.reason.as_str()),
+            creator: said(&hold.creator),
+            created_at: times.created_at,
+            age_s: times.age_s,
+            expires_at: times.expires_at,
+            expires_in_s: times.expires_in_s,
+        }
+    }
+
+    /// The one holder that an entry names, where no other is known.
+    pub fn of_entry(entry: &EntryView) -> Self {
+        Self {
+            owner: entry.owner.clone(),
+            reason: entry.reason.clone(),
+            creator: None,
+            created_at: entry.created_at.clone(),
+            age_s: entry.age_s,
+            expires_at: entry.expires_at.clone(),
+            expires_in_s: entry.expires_in_s,
+        }
+    }
+
+    /// The time that is left, in words.
+    pub fn left(&self) -> String {
+        left(self.expires_in_s)
+    }
+}
+
+fn left(expires_in_s: Option<u32>) -> String {
+    match expires_in_s {
+        None => "-".into(),
+        Some(0) => "expired".into(),
+        Some(left) => span(left),
+    }
+}
+
+/// Beginning and end as people and programs read them.
+struct Times {
+    created_at: String,
+    age_s: u32,
+    expires_at: Option<String>,
+    expires_in_s: Option<u32>,
+}
+
+impl Times {
+    fn new(created_s: i64, until: Deadline, now: Duration) -> Self {
+        let wall = SystemTime::now();
+        let age_s = i64::from(whole_seconds(now)).saturating_sub(created_s).max(0);
+        let age_s = u32::try_from(age_s).unwrap_or(u32::MAX);
+        let expires_in_s = until.left_s(now);
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let rfc3339 = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+        Self {
+            created_at: rfc3339(wall.checked_sub(seconds(age_s)).unwrap_or(SystemTime::UNIX_EPOCH)),
+            age_s,
+            expires_at: expires_in_s.map(|left| rfc3339(wall + seconds(left))),
+            expires_in_s,
         }
     }
 }

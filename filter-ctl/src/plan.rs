@@ -1,11 +1,11 @@
-//! From entries as they are and a change to what is to be done. Pure: the kernel side carries it out.
+//! From entries as they are and as they are to be to what is to be done. Pure: the kernel side carries it out.
 
 use std::collections::BTreeMap;
 
-use filter_common::prefix::{Family, in_order};
+use filter_common::prefix::Family;
 use thiserror::Error;
 
-use crate::policy::{Deadline, Entry, Key};
+use crate::policy::{Entry, Key};
 
 /// The entries as they are.
 pub trait Current {
@@ -31,37 +31,46 @@ impl Room {
     }
 }
 
-/// What to do with the entries.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Add these, or extend those that exist to the later deadline. A new reason, if not empty, replaces the old.
-    Add(Vec<Entry>),
-    /// Remove those with these keys; keys without an entry are passed over.
-    Remove(Vec<Key>),
+/// How the entry with one key is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// As this says; when it was made is not compared.
+    There(Entry),
+    /// Not there.
+    Gone(Key),
 }
 
-/// What a change comes to, entry by entry, in the order of keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Effect {
-    /// New entries.
-    pub added: Vec<Entry>,
-    /// Entries whose deadline or reason changed, as they are now.
-    pub changed: Vec<Entry>,
-    /// Entries that were already as asked for.
-    pub unchanged: Vec<Entry>,
-    /// Removed entries.
-    pub removed: Vec<Entry>,
+impl Target {
+    /// The key.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::There(entry) => &entry.key,
+            Self::Gone(key) => key,
+        }
+    }
 }
 
-/// What is to be done: to make what the effect has as added, and to bring the entries with these ids to what it says.
+/// What is to be done with the entries that there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What it comes to.
-    pub effect: Effect,
-    /// Ids of the entries that change, in the order of [`Effect::changed`].
-    pub changed: Vec<u32>,
-    /// Ids of the entries that go, in the order of [`Effect::removed`].
-    pub removed: Vec<u32>,
+    /// Entries to be made, in the order of keys.
+    pub added: Vec<Entry>,
+    /// Entries to be changed, by id, as they are to be.
+    pub changed: Vec<(u32, Entry)>,
+    /// Entries to go, by id, as they are.
+    pub removed: Vec<(u32, Entry)>,
+}
+
+impl Plan {
+    /// Changes to entries.
+    pub fn len(&self) -> usize {
+        self.added.len() + self.changed.len() + self.removed.len()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The entries don't fit.
@@ -83,87 +92,49 @@ pub struct Full {
     pub needed: u32,
 }
 
-/// Plans `change` to `current`.
+/// What brings `current` to the targets, which are in the order of their keys, each once.
 ///
 /// # Errors
 ///
 /// [`Full`] if the new entries don't fit; then nothing is to be done.
-pub fn plan(current: &mut impl Current, change: Change) -> Result<Plan, Full> {
+pub fn plan(current: &mut impl Current, targets: Vec<Target>) -> Result<Plan, Full> {
+    debug_assert!(targets.is_sorted_by(|one, next| one.key() < next.key()));
     let mut plan = Plan::default();
-    match change {
-        Change::Remove(mut keys) => {
-            keys.sort_unstable();
-            keys.dedup();
-            for (id, entry) in keys.iter().filter_map(|key| current.find(key)) {
-                plan.effect.removed.push(entry);
-                plan.removed.push(id);
+    let mut needed: BTreeMap<Family, u32> = BTreeMap::new();
+    for target in targets {
+        match (current.find(target.key()), target) {
+            (None, Target::There(wanted)) => {
+                *needed.entry(wanted.key.prefix.family()).or_default() += 1;
+                plan.added.push(wanted);
             }
+            (Some((id, held)), Target::There(wanted)) => {
+                let said = |entry: &Entry| (entry.until, entry.owner.clone(), entry.reason.clone());
+                if said(&held) != said(&wanted) {
+                    plan.changed.push((id, wanted));
+                }
+            }
+            (Some((id, held)), Target::Gone(_)) => plan.removed.push((id, held)),
+            (None, Target::Gone(_)) => {}
         }
-        Change::Add(asked) => {
-            let mut needed: BTreeMap<Family, u32> = BTreeMap::new();
-            let asked = merged(asked);
-            plan.effect.added.reserve(asked.len());
-            for asked in asked {
-                let Some((id, mut held)) = current.find(&asked.key) else {
-                    *needed.entry(asked.key.prefix.family()).or_default() += 1;
-                    plan.effect.added.push(asked);
-                    continue;
-                };
-                if merge(&mut held, &asked) {
-                    plan.effect.changed.push(held);
-                    plan.changed.push(id);
-                } else {
-                    plan.effect.unchanged.push(held);
-                }
-            }
-            for (family, needed) in needed {
-                let room = current.room(family);
-                if needed > room.limit - room.used {
-                    let (family, option) = match family {
-                        Family::V4 => ("IPv4", "--max-ipv4"),
-                        Family::V6 => ("IPv6", "--max-ipv6"),
-                    };
-                    return Err(Full { family, option, room, needed });
-                }
-            }
+    }
+    // What goes makes no room for what comes in the same change: ids rest before they are used again.
+    for (family, needed) in needed {
+        let room = current.room(family);
+        if needed > room.limit - room.used {
+            let (family, option) = match family {
+                Family::V4 => ("IPv4", "--max-ipv4"),
+                Family::V6 => ("IPv6", "--max-ipv6"),
+            };
+            return Err(Full { family, option, room, needed });
         }
     }
     Ok(plan)
 }
 
-/// The entries in the order of their keys, those with the same key as one.
-fn merged(mut asked: Vec<Entry>) -> Vec<Entry> {
-    if !asked.is_sorted_by_key(|entry| entry.key) {
-        let keys: Vec<_> = asked.iter().map(|entry| entry.key.to_table()).collect();
-        let mut entries: Vec<_> = asked.into_iter().map(Some).collect();
-        let sorted = in_order(&keys).into_iter().filter_map(|position| entries[position as usize].take());
-        asked = sorted.collect();
-    }
-    asked.dedup_by(|later, kept| {
-        let is_same = later.key == kept.key;
-        if is_same {
-            merge(kept, later);
-        }
-        is_same
-    });
-    asked
-}
-
-/// Extends `existing` by what `asked` says. Returns whether that changed it.
-fn merge(existing: &mut Entry, asked: &Entry) -> bool {
-    let mut changed = asked.until > existing.until;
-    existing.until = Deadline::max(existing.until, asked.until);
-    if !asked.reason.as_str().is_empty() && asked.reason != existing.reason {
-        existing.reason = asked.reason.clone();
-        changed = true;
-    }
-    changed
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Action, Owner, Prefix, ReasonText};
+    use crate::policy::{Action, Deadline, Owner, Prefix, ReasonText};
     use filter_common::FOREVER;
 
     const LIMIT: u32 = 64;
@@ -198,90 +169,63 @@ mod tests {
     }
 
     impl Held {
-        fn change(&mut self, change: Change) -> Effect {
-            let Plan { effect, changed, removed } = plan(self, change).unwrap();
-            for entry in &effect.added {
+        fn bring(&mut self, mut targets: Vec<Target>) -> Plan {
+            targets.sort_by_key(|target| *target.key());
+            let plan = plan(self, targets).unwrap();
+            for entry in &plan.added {
                 let id = self.0.keys().max().map_or(1, |id| id + 1);
                 self.0.insert(id, entry.clone());
             }
-            assert_eq!((changed.len(), removed.len()), (effect.changed.len(), effect.removed.len()));
-            for (id, entry) in changed.into_iter().zip(&effect.changed) {
-                assert_eq!(self.0.insert(id, entry.clone()).unwrap().key, entry.key);
+            for (id, entry) in &plan.changed {
+                assert_eq!(self.0.insert(*id, entry.clone()).unwrap().key, entry.key);
             }
-            for (id, entry) in removed.iter().zip(&effect.removed) {
+            for (id, entry) in &plan.removed {
                 assert_eq!(self.0.remove(id).as_ref(), Some(entry));
             }
-            effect
+            plan
         }
     }
 
     #[test]
-    fn adding_again_extends_and_never_shortens() {
+    fn targets_are_reached_whether_later_or_earlier() {
         let mut held = Held::default();
-        held.change(Change::Add(vec![block("192.0.2.0/24", 50)]));
-        let effect = held.change(Change::Add(vec![block("192.0.2.0/24", 90)]));
-        assert_eq!((effect.changed.len(), effect.changed[0].until), (1, Deadline(90)));
-        let effect = held.change(Change::Add(vec![block("192.0.2.0/24", 60)]));
-        assert_eq!((effect.unchanged.len(), effect.unchanged[0].until), (1, Deadline(90)));
-        assert_eq!(held.0.len(), 1);
+        assert_eq!(held.bring(vec![Target::There(block("192.0.2.0/24", 90))]).added.len(), 1);
+        let sooner = held.bring(vec![Target::There(block("192.0.2.0/24", 50))]);
+        assert_eq!((sooner.changed.len(), sooner.changed[0].1.until), (1, Deadline(50)));
+        assert_eq!(held.bring(vec![Target::There(block("192.0.2.0/24", 50))]), Plan::default());
+        assert_eq!(held.bring(vec![Target::Gone(key("192.0.2.0/24"))]).removed.len(), 1);
+        assert_eq!(held.bring(vec![Target::Gone(key("192.0.2.0/24"))]), Plan::default());
     }
 
     #[test]
-    fn a_new_reason_replaces_the_old_and_none_keeps_it() {
+    fn another_owner_or_reason_is_a_change() {
         let mut held = Held::default();
-        let with =
-            |reason: &str| Entry { reason: ReasonText::parse(reason).unwrap(), ..block("192.0.2.0/24", 50) };
-        held.change(Change::Add(vec![with("scan")]));
-        assert_eq!(held.change(Change::Add(vec![with("")])).unchanged[0].reason.as_str(), "scan");
-        let effect = held.change(Change::Add(vec![with("flood")]));
-        assert_eq!(effect.changed[0].reason.as_str(), "flood");
-    }
-
-    #[test]
-    fn one_call_may_name_a_prefix_twice() {
-        let mut held = Held::default();
-        let effect = held.change(Change::Add(vec![block("192.0.2.0/24", 50), block("192.0.2.0/24", 90)]));
-        assert_eq!((effect.added.len(), effect.added[0].until), (1, Deadline(90)));
-        let twice = vec![key("192.0.2.0/24"); 2];
-        assert_eq!(held.change(Change::Remove(twice)).removed.len(), 1);
-        assert!(held.0.is_empty());
-    }
-
-    #[test]
-    fn doing_nothing_has_no_effect() {
-        let mut held = Held::default();
-        let entries = vec![block("192.0.2.0/24", 50), block("2001:db8::/32", FOREVER)];
-        held.change(Change::Add(entries.clone()));
-        let unchanged = Effect { unchanged: entries.clone(), ..Effect::default() };
-        let nothing = Plan { effect: unchanged, ..Plan::default() };
-        assert_eq!(plan(&mut held, Change::Add(entries)), Ok(nothing));
-        assert_eq!(plan(&mut held, Change::Remove(vec![key("192.0.2.0/25")])), Ok(Plan::default()));
-    }
-
-    #[test]
-    fn what_is_asked_for_in_any_order_comes_out_in_that_of_keys() {
-        let mut held = Held::default();
-        let texts =
-            ["2001:db8::/32", "192.0.2.0/25", "10.0.0.0/8", "192.0.2.0/24", "2001:db8::1", "192.0.2.0/25"];
-        let effect = held.change(Change::Add(texts.map(|text| block(text, 50)).to_vec()));
-        let added: Vec<_> = effect.added.iter().map(|entry| entry.key).collect();
-        let sorted = ["10.0.0.0/8", "192.0.2.0/24", "192.0.2.0/25", "2001:db8::/32", "2001:db8::1"];
-        assert_eq!(added, sorted.map(key));
+        let with = |reason: &str, owner: &str| Entry {
+            reason: ReasonText::parse(reason).unwrap(),
+            owner: Owner::parse(owner).unwrap(),
+            ..block("192.0.2.0/24", 50)
+        };
+        held.bring(vec![Target::There(with("scan", "manual"))]);
+        assert_eq!(held.bring(vec![Target::There(with("flood", "manual"))]).changed.len(), 1);
+        assert_eq!(held.bring(vec![Target::There(with("flood", "fail2ban"))]).changed.len(), 1);
     }
 
     #[test]
     fn full_is_refused_before_anything_changes() {
         let mut held = Held::default();
-        held.change(Change::Add((0..60).map(|host| block(&format!("192.0.2.{host}"), FOREVER)).collect()));
-        let more: Vec<_> = (58..66).map(|host| block(&format!("192.0.2.{host}"), 7)).collect();
-        let full = plan(&mut held, Change::Add(more)).unwrap_err();
+        let there = |texts: &mut dyn Iterator<Item = String>| {
+            texts.map(|text| Target::There(block(&text, FOREVER))).collect::<Vec<_>>()
+        };
+        held.bring(there(&mut (0..60).map(|host| format!("192.0.2.{host}"))));
+        let mut more = there(&mut (58..66).map(|host| format!("192.0.2.{host}")));
+        more.sort_by_key(|target| *target.key());
+        let full = plan(&mut held, more).unwrap_err();
         assert_eq!((full.room, full.needed), (Room { used: 60, limit: LIMIT }, 6));
         assert!(
             full.to_string().contains("IPv4") && full.to_string().contains("resize --max-ipv4"),
             "{full}"
         );
-        let just = (60..64).map(|host| block(&format!("192.0.2.{host}"), FOREVER)).collect();
-        assert_eq!(held.change(Change::Add(just)).added.len(), 4);
-        assert_eq!(held.change(Change::Add(vec![block("2001:db8::/32", 7)])).added.len(), 1);
+        assert_eq!(held.bring(there(&mut (60..64).map(|host| format!("192.0.2.{host}")))).added.len(), 4);
+        assert_eq!(held.bring(vec![Target::There(block("2001:db8::/32", 7))]).added.len(), 1);
     }
 }

@@ -92,7 +92,11 @@ impl Prefix {
             Family::V4 => IpAddr::from([high[0], high[1], high[2], high[3]]),
             Family::V6 => IpAddr::from(<[u8; 16]>::try_from([high, low].concat()).ok()?),
         };
-        let net = IpNet::new(address, length).ok()?;
+        Self::of_network(IpNet::new(address, length).ok()?)
+    }
+
+    /// The prefix of a network, or `None` where host bits are set or it is an IPv4-mapped one.
+    pub fn of_network(net: IpNet) -> Option<Self> {
         (net == net.trunc() && net == unmapped(net)).then_some(Self(net))
     }
 
@@ -344,8 +348,15 @@ impl ReasonText {
     }
 }
 
-/// Who holds an entry: at most [`OWNER_LENGTH`] bytes, no control characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Why a text is no owner.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "`{0}` can't be an owner: 1 to {OWNER_LENGTH} letters, digits and any of `-_.:@/`, such as `manual` or `fail2ban`"
+)]
+pub struct OwnerError(String);
+
+/// Who holds an entry: 1 to [`OWNER_LENGTH`] letters, digits and `-_.:@/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Arc<str>);
 
 impl Owner {
@@ -354,10 +365,30 @@ impl Owner {
         Self("manual".into())
     }
 
-    /// The owner that a table names, or `None` if this program would not have written it.
-    pub fn from_table(text: &str) -> Option<Self> {
-        let is_owner = !text.is_empty() && text.len() <= OWNER_LENGTH && !text.chars().any(char::is_control);
-        is_owner.then(|| Self(text.into()))
+    /// The filter itself, for the entries with which it proves that it works.
+    pub fn canary() -> Self {
+        Self("canary".into())
+    }
+
+    /// Whether this is [`Owner::canary`].
+    pub fn is_canary(&self) -> bool {
+        *self == Self::canary()
+    }
+
+    /// Reads an owner.
+    ///
+    /// # Errors
+    ///
+    /// If it is none.
+    pub fn parse(text: &str) -> Result<Self, OwnerError> {
+        let is_owner = !text.is_empty()
+            && text.len() <= OWNER_LENGTH
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:@/".contains(&byte));
+        if is_owner {
+            Ok(Self(text.into()))
+        } else {
+            Err(OwnerError(text.chars().take(2 * OWNER_LENGTH).flat_map(char::escape_debug).collect()))
+        }
     }
 
     /// The name.
@@ -366,16 +397,16 @@ impl Owner {
     }
 }
 
-/// An entry: what the operator wants done with a prefix.
+/// An entry: what is enforced for a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Action and prefix.
     pub key: Key,
     /// When it ends by itself.
     pub until: Deadline,
-    /// When it was made, in seconds of CLOCK_MONOTONIC.
-    pub created_s: u32,
-    /// Who holds it.
+    /// When it was made, in seconds of CLOCK_MONOTONIC; negative for what is older than this boot.
+    pub created_s: i64,
+    /// Who holds it; of several, the one who holds it longest.
     pub owner: Owner,
     /// Why.
     pub reason: ReasonText,

@@ -2,6 +2,7 @@
 //! here must run on the host of the lab whose BPF file system holds the pins.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,10 +10,14 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use filter_common::abi::{Counter, INTERFACE_SLOTS};
 use filter_common::{FOREVER, Reason, Verdict};
+use filter_ctl::control::{Author, Control, Loading, Place};
+use filter_ctl::host::devices::Mode;
 use filter_ctl::host::monotonic_now_s;
+use filter_ctl::kernel::loading::Sizes;
 use filter_ctl::kernel::{Filter, Pins};
-use filter_ctl::plan::Change;
+use filter_ctl::plan::{Plan, Target};
 use filter_ctl::policy::{Deadline, Entry, Key, Owner, Prefix, ReasonText};
+use filter_ctl::store::{Actor, Via};
 
 use crate::scenarios::{Life, Rule};
 
@@ -25,6 +30,28 @@ const LASTING_S: u32 = 3600;
 /// Where the lab's hosts pin the filter.
 pub fn pins() -> Pins {
     Pins::new(filter_ctl::kernel::pins::DEFAULT_ROOT)
+}
+
+/// Where the lab's hosts have all parts of the filter.
+pub fn place() -> Place {
+    Place { pins: pins(), state: Path::new("/var/lib/filter-ctl").to_owned(), lock_wait: LOCK_WAIT }
+}
+
+/// Who changes something in a test.
+pub fn author() -> Author {
+    let actor = Actor { uid: 0, user: None, login: None, pid: std::process::id(), via: Via::Command };
+    Author { actor, command: "a test".into() }
+}
+
+/// Filters an interface in native mode.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn load(interface: &str, sizes: Sizes) -> Result<()> {
+    let names = [interface.to_owned()];
+    let loading = Loading { names: &names, mode: Mode::Native, sizes, verbose: false };
+    Control::load(&place(), author(), loading).map(drop)
 }
 
 /// Opens the filter.
@@ -46,8 +73,8 @@ pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
     let faults: Vec<Reason> = Reason::ALL.iter().copied().filter(|reason| reason.is_malformed()).collect();
     filter.tolerate(&faults, false)?;
     filter.tolerate(tolerated, true)?;
-    let keys = filter.entries()?.into_iter().map(|(_, entry)| entry.key).collect();
-    filter.change(Change::Remove(keys))?;
+    let gone = filter.entries()?.into_iter().map(|(_, entry)| Target::Gone(entry.key)).collect();
+    filter.bring(gone)?;
     let now_s = monotonic_now_s();
     let wanted: Vec<Entry> = rules
         .iter()
@@ -61,15 +88,26 @@ pub fn enforce(rules: &[Rule], tolerated: &[Reason]) -> Result<Vec<u32>> {
                 Life::Lasting => now_s + LASTING_S,
                 Life::Over => 0,
             }),
-            created_s: now_s,
+            created_s: now_s.into(),
             owner: Owner::manual(),
             reason: ReasonText::default(),
         })
         .collect();
-    filter.change(Change::Add(wanted.clone()))?;
+    add(&mut filter, wanted.clone())?;
     let there = filter.entries()?;
     let id_of = |wanted: &Entry| there.iter().find(|(_, entry)| entry.key == wanted.key).map(|(id, _)| *id);
     wanted.iter().map(|entry| id_of(entry).with_context(|| format!("{entry:?} was not enforced"))).collect()
+}
+
+/// Adds entries to the kernel's tables, or brings those that there are to what these say.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn add(filter: &mut Filter, mut entries: Vec<Entry>) -> Result<Plan> {
+    entries.sort_by_key(|entry| entry.key);
+    entries.dedup_by_key(|entry| entry.key);
+    filter.bring(entries.into_iter().map(Target::There).collect())
 }
 
 /// Runs the program of an interface on a frame (`BPF_PROG_TEST_RUN`), and returns the XDP action.

@@ -194,6 +194,12 @@ fn make_namespaces() -> Result<(File, File)> {
         .context("could not mount /sys")?;
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .context("could not mount a BPF file system")?;
+    // The store and the daemon's socket of this host, and of no other.
+    for directory in ["/var/lib", "/run"] {
+        std::fs::create_dir_all(directory).with_context(|| format!("could not make {directory}"))?;
+        mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+            .with_context(|| format!("could not mount {directory}"))?;
+    }
     Ok((File::open("/proc/thread-self/ns/net")?, File::open("/proc/thread-self/ns/mnt")?))
 }
 

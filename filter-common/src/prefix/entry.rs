@@ -220,7 +220,7 @@ impl Entry {
     }
 
     /// A number for what the entry says, of which a table keeps the sum.
-    pub(super) fn digest(&self) -> u64 {
+    pub fn digest(&self) -> u64 {
         let said = mixed(self.key.low ^ mixed(self.meta(0) & 0xffff_ffff ^ u64::from(self.until_s) << 32));
         mixed(self.key.high ^ said)
     }

@@ -96,6 +96,23 @@ pub mod header {
     pub const STALE: usize = 15;
     /// No note above this is in use.
     pub const HIGHEST_NOTE: usize = 16;
+    /// Which store the entries were taken from; zero for none yet. See [`Stored`](super::Stored).
+    pub const STORE: usize = 17;
+    /// The last change of that store that these tables hold.
+    pub const STORE_CHANGE: usize = 18;
+    /// Not zero where entries were changed without that store.
+    pub const UNSTORED: usize = 19;
+}
+
+/// What the tables know of the store on disk that says what they should hold. Written by whoever holds the lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Number of the store, made by chance; zero while there was none.
+    pub store: u64,
+    /// The last change of the store that these tables hold.
+    pub change: u64,
+    /// Whether entries were changed without the store, which could not be used.
+    pub unstored: bool,
 }
 
 /// Sizes from which all others follow.

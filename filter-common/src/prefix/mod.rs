@@ -59,7 +59,7 @@ pub mod writer;
 pub use cells::{Cells, OwnCells, View};
 #[cfg(any(test, feature = "writer"))]
 pub use entry::{Entry, Key, in_order};
-pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, header};
+pub use geometry::{Geometry, NOTE_WORDS, NOTES, Region, Stored, header};
 #[cfg(any(test, feature = "writer"))]
 pub use layout::code_of;
 pub use layout::{

@@ -10,14 +10,16 @@ use filter_common::abi::LARGEST_MAX;
 use filter_common::prefix::Family;
 use serde::Serialize;
 
-use super::{not_filtered, reported, room_warning};
-use crate::cli::{AddArgs, DelArgs, EntryCommand, Global};
+use super::{Session, exit_of, reported, room_warning, standing_warnings};
+use crate::cli::{AddArgs, DelArgs, EntryCommand, FlushArgs};
+use crate::control::{Changed, Control};
 use crate::exit::{Exit, UsageError};
 use crate::guard;
+use crate::holds::{Change, Effect, Hold, Whose};
 use crate::host::{self, monotonic_now};
 use crate::kernel::Filter;
+use crate::kernel::proof::canary_keys;
 use crate::output::{self, EntryView};
-use crate::plan::Change;
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, PrefixSet, ReasonText};
 
 /// The argument that stands for standard input.
@@ -32,12 +34,12 @@ const MOST_PREFIXES: usize = 2 * LARGEST_MAX as usize;
 /// Refused lines, or entries, that are told one by one; of more the rest is counted.
 const MOST_TOLD: usize = 20;
 
-pub fn run(global: &Global, action: Action, command: &EntryCommand) -> Result<Exit> {
+pub fn run(session: &Session, action: Action, command: &EntryCommand) -> Result<Exit> {
     match command {
-        EntryCommand::Add(args) => add(global, action, args),
-        EntryCommand::Del(args) => del(global, action, args),
-        EntryCommand::List => list(global, action),
-        EntryCommand::Flush => flush(global, action),
+        EntryCommand::Add(args) => add(session, action, args),
+        EntryCommand::Del(args) => del(session, action, args),
+        EntryCommand::List => list(session, action),
+        EntryCommand::Flush(args) => flush(session, action, args),
     }
 }
 
@@ -46,66 +48,94 @@ struct Added {
     added: Vec<EntryView>,
     changed: Vec<EntryView>,
     unchanged: Vec<EntryView>,
+    /// What others hold of the same.
+    also_held: Vec<EntryView>,
     warnings: Vec<String>,
 }
 
-fn add(global: &Global, action: Action, args: &AddArgs) -> Result<Exit> {
-    let prefixes = read_prefixes(&args.prefixes, args.mask)?;
+fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
+    let prefixes = read_prefixes(session, &args.prefixes, args.mask)?;
     let reason = ReasonText::parse(&args.reason)?;
+    let owner = owner(&args.owner)?;
     // What is wrong with a time to live is said before anything else; it counts from when the lock is ours.
     Deadline::after(args.ttl, monotonic_now())?;
     if !args.force {
         refuse_dangers(action, &prefixes)?;
     }
 
-    let mut filter = global.open()?;
-    filter.clear_expired()?;
+    let mut control = session.open()?;
     let now = monotonic_now();
-    let until = Deadline::after(args.ttl, now)?;
-    let created_s = host::whole_seconds(now);
-    let owner = Owner::manual();
-    let entry = |prefix: &Prefix| Entry {
-        key: Key { action, prefix: *prefix },
-        until,
-        created_s,
-        owner: owner.clone(),
-        reason: reason.clone(),
+    let hold = Hold {
+        owner,
+        reason,
+        creator: session.actor.to_string().into(),
+        created_s: host::whole_seconds(now).into(),
+        until: Deadline::after(args.ttl, now)?,
     };
-    let effect = filter.change(Change::Add(prefixes.iter().map(entry).collect()))?;
+    let keys = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
+    let Changed { effect, .. } = control.change(Change::Hold { keys, hold })?;
     // The change is made: what can't be said beside it is no failure of it.
-    let warnings = warnings(&filter, action, &prefixes)
+    let warnings = warnings(&control, action, &prefixes)
         .unwrap_or_else(|error| vec![format!("what else is to be said of this can't be told: {error:#}")]);
-    drop(filter);
+    let exit = exit_of(&control, Exit::Done);
+    drop(control);
 
     let told = || {
-        if global.json {
-            return output::json(Added {
+        if session.global.json {
+            return session.out.json(Added {
                 added: views(&effect.added, now),
                 changed: views(&effect.changed, now),
                 unchanged: views(&effect.unchanged, now),
+                also_held: views(&effect.others, now),
                 warnings,
             });
         }
-        tell(action, "added", &effect.added, now)?;
-        tell(action, "changed", &effect.changed, now)?;
-        tell(action, "unchanged", &effect.unchanged, now)?;
-        output::warn(&warnings);
+        tell(session, action, "added", &effect.added, now)?;
+        tell(session, action, "changed", &effect.changed, now)?;
+        tell(session, action, "unchanged", &effect.unchanged, now)?;
+        note_others(session, "also", &effect.others, now);
+        session.out.warn(&warnings);
         Ok(())
     };
-    reported(told(), Exit::Done)
+    reported(told(), exit)
+}
+
+/// An owner that a command may act for.
+fn owner(text: &str) -> Result<Owner> {
+    let owner = Owner::parse(text)?;
+    if owner.is_canary() {
+        bail!(UsageError("`canary` holds what proves that the filter works, and nobody acts for it".into()));
+    }
+    Ok(owner)
+}
+
+/// What others hold of the prefixes that a change was about.
+fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
+    for view in views(&others[..others.len().min(MOST_TOLD)], now) {
+        let (prefix, owner) = (view.prefix, &view.owner);
+        session.out.note(&format!("note: {prefix} is {how} held by {owner}, {}", output::lifetime(&view)));
+    }
+    if others.len() > MOST_TOLD {
+        session.out.note(&format!("and {} more are {how} held by others", others.len() - MOST_TOLD));
+    }
 }
 
 /// Entries one by one if they are few, otherwise their number.
-fn tell(action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
+fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
     if entries.len() > MOST_TOLD {
-        return output::line(&format!(
+        return session.out.line(&format!(
             "{what}: {} {} entries",
             output::grouped(entries.len() as u64),
             action.name()
         ));
     }
     for view in views(entries, now) {
-        output::line(&format!("{what}: {} {}, {}", action.name(), view.prefix, output::lifetime(&view)))?;
+        session.out.line(&format!(
+            "{what}: {} {}, {}",
+            action.name(),
+            view.prefix,
+            output::lifetime(&view)
+        ))?;
     }
     Ok(())
 }
@@ -128,7 +158,8 @@ fn refuse_dangers(action: Action, prefixes: &[Prefix]) -> Result<()> {
 }
 
 /// Why an entry may not do what the operator thinks.
-fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix]) -> Result<Vec<String>> {
+fn warnings(control: &Control, action: Action, prefixes: &[Prefix]) -> Result<Vec<String>> {
+    let filter = control.filter();
     let mut warnings = Vec::new();
     if action == Action::Block {
         let mut without_effect = Vec::new();
@@ -150,7 +181,7 @@ fn warnings(filter: &Filter, action: Action, prefixes: &[Prefix]) -> Result<Vec<
             warnings.push(room_warning(name, option, room));
         }
     }
-    warnings.extend(not_filtered(filter));
+    warnings.extend(standing_warnings(control));
     Ok(warnings)
 }
 
@@ -190,6 +221,8 @@ struct Removed {
     removed: Vec<EntryView>,
     not_found: Vec<NotFound>,
     still_covered: Vec<StillCovered>,
+    /// What other owners hold of the same.
+    still_held: Vec<EntryView>,
 }
 
 #[derive(Serialize)]
@@ -204,27 +237,29 @@ struct StillCovered {
     by: Prefix,
 }
 
-fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
-    let prefixes = read_prefixes(&args.prefixes, args.mask)?;
-    let mut filter = global.open()?;
-    filter.clear_expired()?;
+fn del(session: &Session, action: Action, args: &DelArgs) -> Result<Exit> {
+    let prefixes = read_prefixes(session, &args.prefixes, args.mask)?;
+    let whose = if args.any_owner { Whose::All } else { Whose::Of(owner(&args.owner)?) };
+    let mut control = session.open()?;
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
-    let effect = filter.change(Change::Remove(keys))?;
+    let Changed { effect, .. } = control.change(Change::Release { keys, whose })?;
 
-    let wider = still_covering(&filter, action, &prefixes);
-    drop(filter);
+    let wider = still_covering(control.filter(), action, &prefixes);
+    let is_durable = control.is_durable();
+    session.out.warn(&control.warnings());
+    drop(control);
     let wider = match wider {
         Ok(wider) => wider,
         // The change is made: what can't be said beside it is no failure of it.
         Err(error) => {
-            output::warn(&[format!("what still covers these prefixes can't be told: {error:#}")]);
+            session.out.warn(&[format!("what still covers these prefixes can't be told: {error:#}")]);
             HashMap::new()
         }
     };
     let removed: HashSet<Prefix> = effect.removed.iter().map(|entry| entry.key.prefix).collect();
     let now = monotonic_now();
     let report = Removed {
-        removed: if global.json { views(&effect.removed, now) } else { Vec::new() },
+        removed: if session.global.json { views(&effect.removed, now) } else { Vec::new() },
         not_found: prefixes
             .iter()
             .filter(|prefix| !removed.contains(prefix))
@@ -235,13 +270,15 @@ fn del(global: &Global, action: Action, args: &DelArgs) -> Result<Exit> {
             .filter(|prefix| removed.contains(prefix))
             .filter_map(|prefix| Some(StillCovered { prefix: *prefix, by: *wider.get(prefix)? }))
             .collect(),
+        still_held: views(&effect.others, now),
     };
     let exit = match (effect.removed.is_empty(), report.not_found.is_empty()) {
-        (_, true) => Exit::Done,
+        (_, true) if is_durable => Exit::Done,
+        (_, true) => Exit::Partly,
         (false, false) => Exit::Partly,
         (true, false) => Exit::NothingMatched,
     };
-    reported(tell_removed(global, action, &report, &effect.removed, now), exit)
+    reported(tell_removed(session, action, &report, &effect, now), exit)
 }
 
 /// For each prefix the longest entry of the action that covers it, where there is one.
@@ -257,26 +294,32 @@ fn still_covering(filter: &Filter, action: Action, prefixes: &[Prefix]) -> Resul
 }
 
 fn tell_removed(
-    global: &Global,
+    session: &Session,
     action: Action,
     report: &Removed,
-    removed: &[Entry],
+    effect: &Effect,
     now: Duration,
 ) -> Result<()> {
-    if global.json {
-        return output::json(report);
+    if session.global.json {
+        return session.out.json(report);
     }
-    tell(action, "removed", removed, now)?;
+    tell(session, action, "removed", &effect.removed, now)?;
+    note_others(session, "still", &effect.others, now);
     for still in report.still_covered.iter().take(MOST_TOLD) {
-        output::note(&format!("note: {} is still covered by {} {}", still.prefix, action.name(), still.by));
+        session.out.note(&format!(
+            "note: {} is still covered by {} {}",
+            still.prefix,
+            action.name(),
+            still.by
+        ));
     }
     for NotFound { prefix, covered_by } in report.not_found.iter().take(MOST_TOLD) {
         let covered =
             covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
-        output::note(&format!("no {} entry {prefix}{covered}", action.name()));
+        session.out.note(&format!("no {} entry {prefix}{covered}", action.name()));
     }
     if report.not_found.len() > MOST_TOLD {
-        output::note(&format!("and {} more without an entry", report.not_found.len() - MOST_TOLD));
+        session.out.note(&format!("and {} more without an entry", report.not_found.len() - MOST_TOLD));
     }
     Ok(())
 }
@@ -286,54 +329,73 @@ struct Listed {
     entries: Vec<EntryView>,
 }
 
-fn list(global: &Global, action: Action) -> Result<Exit> {
-    let entries = global.open()?.entries()?;
+fn list(session: &Session, action: Action) -> Result<Exit> {
+    let control = session.open()?;
+    let entries = control.filter().entries()?;
+    session.out.warn(&control.warnings());
+    drop(control);
     let now = monotonic_now();
-    let of_action = entries.iter().map(|(_, entry)| entry).filter(|entry| entry.key.action == action);
+    let of_action = entries
+        .iter()
+        .map(|(_, entry)| entry)
+        .filter(|entry| entry.key.action == action && !entry.owner.is_canary());
     let entries: Vec<_> = of_action.map(|entry| EntryView::new(entry, now)).collect();
-    if global.json {
-        output::json(Listed { entries })?;
+    if session.global.json {
+        session.out.json(Listed { entries })?;
     } else if entries.is_empty() {
-        output::line(&format!("no {} entries", action.name()))?;
+        session.out.line(&format!("no {} entries", action.name()))?;
     } else {
-        let mut table = output::table(&["prefix", "age", "left", "why"], &[]);
+        let mut table = session.out.table(&["prefix", "held by", "age", "left", "why"], &[]);
         for entry in &entries {
             table.add_row([
                 Cell::new(entry.prefix),
+                Cell::new(&entry.owner),
                 Cell::new(output::span(entry.age_s)),
                 Cell::new(entry.left()),
                 Cell::new(entry.reason.as_deref().unwrap_or("-")),
             ]);
         }
-        output::print_table(&table)?;
+        session.out.print_table(&table)?;
     }
     Ok(Exit::Done)
 }
 
-fn flush(global: &Global, action: Action) -> Result<Exit> {
-    let mut filter = global.open()?;
-    let keys = filter.prefixes(action)?.into_iter().map(|prefix| Key { action, prefix }).collect();
-    let removed = filter.change(Change::Remove(keys))?.removed;
-    drop(filter);
+fn flush(session: &Session, action: Action, args: &FlushArgs) -> Result<Exit> {
+    let whose = args.owner.as_deref().map(owner).transpose()?;
+    let mut control = session.open()?;
+    let canaries = canary_keys();
+    let keys = control.filter().prefixes(action)?.into_iter().map(|prefix| Key { action, prefix });
+    let keys = keys.filter(|key| !canaries.contains(key)).collect();
+    let whose = whose.map_or(Whose::All, Whose::Of);
+    let removed = control.change(Change::Release { keys, whose })?.effect.removed;
+    let exit = exit_of(&control, Exit::Done);
+    session.out.warn(&control.warnings());
+    drop(control);
     let told = || {
-        if global.json {
+        if session.global.json {
             let now = monotonic_now();
             let removed = removed.iter().map(|entry| EntryView::new(entry, now)).collect();
-            return output::json(Removed { removed, not_found: Vec::new(), still_covered: Vec::new() });
+            return session.out.json(Removed {
+                removed,
+                not_found: Vec::new(),
+                still_covered: Vec::new(),
+                still_held: Vec::new(),
+            });
         }
         let many = output::counted(removed.len(), "entry", "entries");
-        output::line(&format!("removed all {} entries: {many}", action.name()))
+        let whose = args.owner.as_ref().map_or(String::new(), |owner| format!(" of {owner}"));
+        session.out.line(&format!("removed all {} entries{whose}: {many}", action.name()))
     };
-    reported(told(), Exit::Done)
+    reported(told(), exit)
 }
 
 /// The prefixes of a command line, `-` standing for those on standard input. All are checked, so that one run
 /// tells all that is wrong.
-fn read_prefixes(arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
+fn read_prefixes(session: &Session, arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
     let mut prefixes = Vec::new();
     for argument in arguments {
         if argument == STDIN {
-            prefixes.extend(read_lines(io::stdin().lock(), mask, MOST_INPUT)?);
+            prefixes.extend(read_lines(session.input(), mask, MOST_INPUT)?);
         } else {
             prefixes.push(Prefix::parse(argument, mask)?);
         }

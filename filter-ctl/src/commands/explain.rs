@@ -9,12 +9,12 @@ use filter_common::packet::{Address, Packet, Transport};
 use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, filter, parse};
 use serde::Serialize;
 
-use super::not_filtered;
+use super::{Session, standing_warnings};
 use crate::capture;
-use crate::cli::{ExplainArgs, Global};
+use crate::cli::ExplainArgs;
 use crate::exit::{Exit, UsageError};
 use crate::host::{monotonic_now, monotonic_now_s};
-use crate::kernel::explain::Explainer;
+use crate::kernel::explain::{Explainer, frame_from};
 use crate::output::{self, EntryView};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
@@ -59,14 +59,14 @@ enum TransportView {
     Other { number: u8 },
 }
 
-pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
+pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
     let frame = frame(args)?;
     let source = match parse(&frame[..]) {
         Ok(Packet::Ip(packet)) => Some(address(packet.source)),
         _ => None,
     };
     let Answer { decision, entries, warnings } =
-        if args.offline { offline(args, &frame)? } else { loaded(global, &frame, source)? };
+        if args.offline { offline(args, &frame)? } else { loaded(session, &frame, source)? };
     let now = monotonic_now();
     let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
     let mut covering: Vec<&Entry> = entries
@@ -86,10 +86,10 @@ pub fn run(global: &Global, args: &ExplainArgs) -> Result<Exit> {
         length: frame.len(),
         warnings,
     };
-    if global.json {
-        output::json(&report)?
+    if session.global.json {
+        session.out.json(&report)?
     } else {
-        print(&report)?
+        print(session, &report)?
     }
     Ok(Exit::Done)
 }
@@ -102,15 +102,16 @@ struct Answer {
 }
 
 /// What the loaded filter says.
-fn loaded(global: &Global, frame: &[u8], source: Option<IpAddr>) -> Result<Answer> {
+fn loaded(session: &Session, frame: &[u8], source: Option<IpAddr>) -> Result<Answer> {
     // One lock around both, so that the entries are those that decided.
-    let filter = global.open()?;
+    let control = session.open()?;
+    let filter = control.filter();
     let entries = match source {
         Some(source) => filter.covering(&Key { action: Action::Block, prefix: Prefix::host(source) })?,
         None => Vec::new(),
     };
-    let decision = Explainer::open(&global.pins())?.decide(frame)?;
-    Ok(Answer { decision, entries, warnings: not_filtered(&filter) })
+    let decision = Explainer::open(&session.pins())?.decide(frame)?;
+    Ok(Answer { decision, entries, warnings: standing_warnings(&control) })
 }
 
 /// What the same code says here, with the entries of the command line. Ids are places in their list, plus one.
@@ -122,7 +123,7 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<Answer> {
             entries.push(Entry {
                 key,
                 until: Deadline::NEVER,
-                created_s: monotonic_now_s(),
+                created_s: monotonic_now_s().into(),
                 owner: Owner::manual(),
                 reason: ReasonText::default(),
             });
@@ -173,25 +174,6 @@ fn frame(args: &ExplainArgs) -> Result<Vec<u8>> {
 
 fn usage_of_pcap() -> UsageError {
     UsageError("--pcap takes FILE:N, with the number of the packet counted from 1".into())
-}
-
-/// A frame with no other property than its source: an IP packet without payload, of a protocol that means nothing
-/// (253, for experiments, RFC 3692; no next header).
-fn frame_from(source: IpAddr) -> Vec<u8> {
-    let mut frame = vec![0; 12];
-    match source.to_canonical() {
-        IpAddr::V4(source) => {
-            frame.extend([0x08, 0x00, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0]);
-            frame.extend(source.octets());
-            frame.extend([0; 4]);
-        }
-        IpAddr::V6(source) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59, 64]);
-            frame.extend(source.octets());
-            frame.extend([0; 16]);
-        }
-    }
-    frame
 }
 
 /// Longest frame in hex that is taken: 64 KiB of bytes, with separators.
@@ -247,18 +229,18 @@ fn packet_view(packet: Packet) -> PacketView {
     }
 }
 
-fn print(report: &Report) -> Result<()> {
-    output::warn(&report.warnings);
-    output::line(&format!("{}: {}", report.verdict, report.reason))?;
-    output::line(&format!("  {}", report.meaning))?;
+fn print(session: &Session, report: &Report) -> Result<()> {
+    session.out.warn(&report.warnings);
+    session.out.line(&format!("{}: {}", report.verdict, report.reason))?;
+    session.out.line(&format!("  {}", report.meaning))?;
     if let Some(entry) = &report.entry {
-        output::line(&format!("  decided by {}", described(entry)))?;
+        session.out.line(&format!("  decided by {}", described(entry)))?;
     }
     let deciding = report.entry.as_ref().map(|entry| (entry.action, entry.prefix));
     for entry in report.covering.iter().filter(|entry| Some((entry.action, entry.prefix)) != deciding) {
-        output::line(&format!("  also covered by {}", described(entry)))?;
+        session.out.line(&format!("  also covered by {}", described(entry)))?;
     }
-    output::line(&format!(
+    session.out.line(&format!(
         "  {} bytes: {}",
         report.length,
         report.packet.as_ref().map_or("can't be read".into(), read)

@@ -3,17 +3,21 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::reported;
-use crate::cli::{Global, LoadArgs};
+use super::{Session, exit_of, reported};
+use crate::cli::LoadArgs;
+use crate::control::{Control, Loading};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
-use crate::kernel::loading::{self, LoadOptions, LoadOutcome};
+use crate::kernel::loading::{LoadOutcome, Sizes};
 use crate::output::{self, MemoryView};
 
 #[derive(Serialize)]
 struct Report {
     interfaces: Vec<InterfaceReport>,
     memory: MemoryView,
+    /// Entries that are enforced.
+    entries: usize,
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -23,31 +27,42 @@ struct InterfaceReport {
     already_loaded: bool,
 }
 
-pub fn run(global: &Global, args: &LoadArgs) -> Result<Exit> {
-    let options = LoadOptions {
+pub fn run(session: &Session, args: &LoadArgs) -> Result<Exit> {
+    let loading = Loading {
+        names: &args.interfaces,
         mode: args.mode,
-        max_v4: args.max_ipv4,
-        max_v6: args.max_ipv6,
-        lock_wait: global.lock_wait,
-        verbose: global.verbose,
+        sizes: Sizes { max_v4: args.max_ipv4, max_v6: args.max_ipv6 },
+        verbose: session.global.verbose,
     };
-    let (outcomes, geometry) = loading::load(&global.pins(), &args.interfaces, options)?;
+    let (control, outcomes) = Control::load(&session.global.place(), session.author(), loading)?;
+    let (geometry, entries, warnings) =
+        (control.filter().geometry(), control.filter().len(), control.warnings());
+    let exit = exit_of(&control, Exit::Done);
+    drop(control);
     let told = || {
         let memory = MemoryView::new(geometry)?;
-        if global.json {
+        if session.global.json {
             let report = |LoadOutcome { interface, already_loaded }| InterfaceReport {
                 interface,
                 mode: args.mode,
                 already_loaded,
             };
-            let interfaces = outcomes.into_iter().map(report).collect();
-            return output::json(Report { interfaces, memory });
+            let interfaces = outcomes.iter().cloned().map(report).collect();
+            return session.out.json(Report { interfaces, memory, entries, warnings: warnings.clone() });
         }
+        session.out.warn(&warnings);
         outcomes.iter().try_for_each(|LoadOutcome { interface, already_loaded }| {
             let was = if *already_loaded { "was already filtering" } else { "filtering" };
-            output::line(&format!("{interface}: {was} in {} mode", args.mode.name()))
+            session.out.line(&format!("{interface}: {was} in {} mode", args.mode.name()))
         })?;
-        output::line(&memory.sentence(geometry))
+        if outcomes.is_empty() {
+            session.out.line("no interface matches yet; the daemon filters those that appear")?;
+        }
+        if entries > 0 {
+            let entries = output::counted(entries, "entry of the store is", "entries of the store are");
+            session.out.line(&format!("{entries} enforced"))?;
+        }
+        session.out.line(&memory.sentence(geometry))
     };
-    reported(told(), Exit::Done)
+    reported(told(), exit)
 }

@@ -6,8 +6,8 @@ use filter_common::{Reason, Verdict};
 use serde::Serialize;
 
 use super::explain::fault;
-use super::{not_filtered, reported};
-use crate::cli::{Global, MalformedCommand};
+use super::{Session, exit_of, reported, standing_warnings};
+use crate::cli::MalformedCommand;
 use crate::exit::Exit;
 use crate::output;
 
@@ -24,45 +24,50 @@ struct FaultView {
     meaning: &'static str,
 }
 
-pub fn run(global: &Global, command: &MalformedCommand) -> Result<Exit> {
+pub fn run(session: &Session, command: &MalformedCommand) -> Result<Exit> {
     let (names, tolerated) = match command {
-        MalformedCommand::List => return list(global),
+        MalformedCommand::List => return list(session),
         MalformedCommand::Pass { reasons } => (reasons, true),
         MalformedCommand::Drop { reasons } => (reasons, false),
     };
     // All names are checked before the first is set.
     let faults = names.iter().map(|name| fault(name)).collect::<Result<Vec<_>>>()?;
-    let mut filter = global.open()?;
-    filter.tolerate(&faults, tolerated)?;
+    let mut control = session.open()?;
+    control.tolerate(&faults, tolerated)?;
     let views = faults.iter().map(|fault| view(*fault, tolerated));
-    let report = Report { faults: views.collect(), warnings: not_filtered(&filter) };
-    drop(filter);
+    let report = Report { faults: views.collect(), warnings: standing_warnings(&control) };
+    let exit = exit_of(&control, Exit::Done);
+    drop(control);
     let told = || {
-        if global.json {
-            return output::json(&report);
+        if session.global.json {
+            return session.out.json(&report);
         }
-        output::warn(&report.warnings);
-        report.faults.iter().try_for_each(|view| output::line(&format!("{}: {}", view.reason, view.verdict)))
+        session.out.warn(&report.warnings);
+        report
+            .faults
+            .iter()
+            .try_for_each(|view| session.out.line(&format!("{}: {}", view.reason, view.verdict)))
     };
-    reported(told(), Exit::Done)
+    reported(told(), exit)
 }
 
-fn list(global: &Global) -> Result<Exit> {
-    let filter = global.open()?;
+fn list(session: &Session) -> Result<Exit> {
+    let control = session.open()?;
+    let filter = control.filter();
     let faults = Reason::ALL.iter().filter(|reason| reason.is_malformed());
     let faults =
         faults.map(|fault| Ok(view(*fault, filter.maps().tolerates(*fault)?))).collect::<Result<Vec<_>>>()?;
-    let report = Report { faults, warnings: not_filtered(&filter) };
-    if global.json {
-        output::json(report)?;
+    let report = Report { faults, warnings: standing_warnings(&control) };
+    if session.global.json {
+        session.out.json(report)?;
         return Ok(Exit::Done);
     }
-    output::warn(&report.warnings);
-    let mut table = output::table(&["fault", "verdict", "meaning"], &[]);
+    session.out.warn(&report.warnings);
+    let mut table = session.out.table(&["fault", "verdict", "meaning"], &[]);
     for fault in report.faults {
         table.add_row([Cell::new(fault.reason), output::coloured(fault.verdict), Cell::new(fault.meaning)]);
     }
-    output::print_table(&table)?;
+    session.out.print_table(&table)?;
     Ok(Exit::Done)
 }
 

@@ -3,11 +3,10 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{not_filtered, reported};
-use crate::cli::{Global, ResizeArgs};
+use super::{Session, exit_of, reported, standing_warnings};
+use crate::cli::ResizeArgs;
 use crate::exit::Exit;
-use crate::kernel::resize;
-use crate::output::{self, MemoryView};
+use crate::output::MemoryView;
 
 #[derive(Serialize)]
 struct Report {
@@ -17,12 +16,13 @@ struct Report {
     warnings: Vec<String>,
 }
 
-pub fn run(global: &Global, args: &ResizeArgs) -> Result<Exit> {
-    let mut filter = global.open()?;
-    resize::resize(&mut filter, args.max_ipv4, args.max_ipv6, global.verbose)?;
-    let geometry = filter.geometry();
-    let warnings = not_filtered(&filter);
-    drop(filter);
+pub fn run(session: &Session, args: &ResizeArgs) -> Result<Exit> {
+    let mut control = session.open()?;
+    control.resize(args.max_ipv4, args.max_ipv6, session.global.verbose)?;
+    let geometry = control.filter().geometry();
+    let warnings = standing_warnings(&control);
+    let exit = exit_of(&control, Exit::Done);
+    drop(control);
     let told = || {
         let report = Report {
             max_ipv4: geometry.capacity_v4,
@@ -30,11 +30,11 @@ pub fn run(global: &Global, args: &ResizeArgs) -> Result<Exit> {
             memory: MemoryView::new(geometry)?,
             warnings,
         };
-        if global.json {
-            return output::json(&report);
+        if session.global.json {
+            return session.out.json(&report);
         }
-        output::warn(&report.warnings);
-        output::line(&report.memory.sentence(geometry))
+        session.out.warn(&report.warnings);
+        session.out.line(&report.memory.sentence(geometry))
     };
-    reported(told(), Exit::Done)
+    reported(told(), exit)
 }

@@ -1,6 +1,5 @@
 //! `stats`: what was passed and dropped, by interface, reason and entry.
 
-use std::io::IsTerminal as _;
 use std::thread;
 use std::time::SystemTime;
 
@@ -10,8 +9,8 @@ use filter_common::Reason;
 use filter_common::abi::TEST_SLOT;
 use serde::Serialize;
 
-use super::not_filtered;
-use crate::cli::{Global, StatsArgs};
+use super::{Session, standing_warnings};
+use crate::cli::StatsArgs;
 use crate::exit::Exit;
 use crate::host::monotonic_now;
 use crate::kernel::Filter;
@@ -42,23 +41,23 @@ struct EntryReport {
     figures: Figures,
 }
 
-pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
+pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
     let mut before = None;
     let interval = args.watch.unwrap_or(args.over);
     loop {
         if before.is_some() || args.watch.is_some() || interval.is_zero() {
-            let filter = global.open()?;
-            let now = snapshot(&filter)?;
-            let report = report(&now, before.as_ref(), args.top, not_filtered(&filter));
-            drop(filter);
-            match (global.json, args.watch) {
-                (true, Some(_)) => output::json_line(&report)?,
-                (true, None) => output::json(&report)?,
+            let control = session.open()?;
+            let now = snapshot(control.filter())?;
+            let report = report(&now, before.as_ref(), args.top, standing_warnings(&control));
+            drop(control);
+            match (session.global.json, args.watch) {
+                (true, Some(_)) => session.out.json_line(&report)?,
+                (true, None) => session.out.json(&report)?,
                 (false, watch) => {
-                    if watch.is_some() && std::io::stdout().is_terminal() {
-                        output::raw_line(CLEAR)?;
+                    if watch.is_some() && session.out.is_terminal() {
+                        session.out.raw_line(CLEAR)?;
                     }
-                    print(&report)?;
+                    print(session, &report)?;
                 }
             }
             if args.watch.is_none() {
@@ -66,7 +65,7 @@ pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
             }
             before = Some(now);
         } else {
-            before = Some(snapshot(&global.open()?)?);
+            before = Some(snapshot(session.open()?.filter())?);
         }
         // The lock is not held meanwhile.
         thread::sleep(interval);
@@ -74,7 +73,7 @@ pub fn run(global: &Global, args: &StatsArgs) -> Result<Exit> {
 }
 
 /// Reads all counters.
-fn snapshot(filter: &Filter) -> Result<Snapshot> {
+pub fn snapshot(filter: &Filter) -> Result<Snapshot> {
     let maps = filter.maps();
     let at = monotonic_now();
     let mut interfaces = Vec::new();
@@ -92,7 +91,7 @@ fn snapshot(filter: &Filter) -> Result<Snapshot> {
         interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
     }
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-    let entries = filter.counted()?.into_iter();
+    let entries = filter.counted()?.into_iter().filter(|(_, entry, _)| !entry.owner.is_canary());
     let entries = entries.map(|(id, entry, counter)| EntryCounts { id, entry, counter }).collect();
     Ok(Snapshot { at, interfaces, entries })
 }
@@ -111,12 +110,11 @@ fn report(now: &Snapshot, before: Option<&Snapshot>, top: usize, warnings: Vec<S
     }
 }
 
-fn print(report: &Report) -> Result<()> {
+fn print(session: &Session, report: &Report) -> Result<()> {
     const NUMBERS: [&str; 4] = ["packets", "bytes", "packets/s", "bytes/s"];
-    let mut table = output::table(
-        &["interface", "verdict", "reason", "packets", "bytes", "packets/s", "bytes/s"],
-        &NUMBERS,
-    );
+    let mut table = session
+        .out
+        .table(&["interface", "verdict", "reason", "packets", "bytes", "packets/s", "bytes/s"], &NUMBERS);
     for interface in &report.interfaces {
         for (verdict, total) in [("drop", &interface.dropped), ("pass", &interface.passed)] {
             table.add_row(row(
@@ -135,14 +133,14 @@ fn print(report: &Report) -> Result<()> {
             }
         }
     }
-    output::print_table(&table)?;
-    output::warn(&report.warnings);
+    session.out.print_table(&table)?;
+    session.out.warn(&report.warnings);
     if report.entries.is_empty() {
-        return output::line("\nno entry that is shown has decided a packet yet");
+        return session.out.line("\nno entry that is shown has decided a packet yet");
     }
-    output::line("")?;
+    session.out.line("")?;
     let header = ["entry", "action", "age", "left", "packets", "bytes", "packets/s", "why"];
-    let mut table = output::table(&header, &NUMBERS);
+    let mut table = session.out.table(&header, &NUMBERS);
     for EntryReport { entry, figures } in &report.entries {
         let cells = [
             Cell::new(entry.prefix),
@@ -156,7 +154,7 @@ fn print(report: &Report) -> Result<()> {
         row.push(Cell::new(entry.reason.as_deref().unwrap_or("-")));
         table.add_row(row);
     }
-    output::print_table(&table)
+    session.out.print_table(&table)
 }
 
 /// Some cells, and behind them the figures.

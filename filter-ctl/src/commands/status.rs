@@ -8,8 +8,7 @@ use filter_common::abi::ABI_VERSION;
 use filter_common::prefix::{Family, Geometry};
 use serde::Serialize;
 
-use super::room_warning;
-use crate::cli::Global;
+use super::{Session, room_warning};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
 use crate::host::monotonic_now_s;
@@ -18,6 +17,7 @@ use crate::kernel::interface::{Loaded, State, slot_of};
 use crate::kernel::pins::NotLoaded;
 use crate::output::{self, MemoryView};
 use crate::plan::Room;
+use crate::store::InterfacePolicy;
 
 #[derive(Serialize)]
 struct Report {
@@ -26,6 +26,17 @@ struct Report {
     entries: EntryCounts,
     memory: MemoryView,
     interfaces: Vec<InterfaceReport>,
+    /// Devices that are to be filtered and are not.
+    waiting: Vec<Waiting>,
+    /// What is to be filtered, by name and pattern.
+    policy: Vec<InterfacePolicy>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Waiting {
+    device: String,
+    mode: Mode,
 }
 
 #[derive(Serialize)]
@@ -63,8 +74,9 @@ struct InterfaceReport {
     loaded_for_s: Option<u32>,
 }
 
-pub fn run(global: &Global) -> Result<Exit> {
-    let filter = global.open()?;
+pub fn run(session: &Session) -> Result<Exit> {
+    let control = session.open()?;
+    let filter = control.filter();
     let now_s = monotonic_now_s();
     let geometry = filter.geometry();
     let Counts { block, allow, expired } = filter.count(now_s)?;
@@ -113,24 +125,34 @@ pub fn run(global: &Global) -> Result<Exit> {
             loaded_for_s,
         });
     }
-    let all_are_attached = interfaces.iter().all(|interface| interface.state == "attached");
+    let (waiting, drift) = (control.unfiltered()?, control.drift());
+    let waiting: Vec<_> =
+        waiting.into_iter().map(|(device, mode)| Waiting { device: device.name, mode }).collect();
+    let all_is_well = interfaces.iter().all(|interface| interface.state == "attached")
+        && waiting.is_empty()
+        && drift.is_none()
+        && control.is_durable();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         abi: ABI_VERSION,
         entries: counts,
         memory: MemoryView::new(geometry)?,
         interfaces,
+        waiting,
+        policy: control.policy().interfaces,
+        warnings: control.warnings(),
     };
-    if global.json {
-        output::json(&report)?
+    drop(control);
+    if session.global.json {
+        session.out.json(&report)?
     } else {
-        print(&report, geometry)?
+        print(session, &report, geometry)?
     }
-    Ok(if all_are_attached { Exit::Done } else { Exit::Partly })
+    Ok(if all_is_well { Exit::Done } else { Exit::Partly })
 }
 
-fn print(report: &Report, geometry: Geometry) -> Result<()> {
-    let mut table = output::table(&["interface", "state", "mode", "program", "loaded"], &["program"]);
+fn print(session: &Session, report: &Report, geometry: Geometry) -> Result<()> {
+    let mut table = session.out.table(&["interface", "state", "mode", "program", "loaded"], &["program"]);
     for interface in &report.interfaces {
         let renamed = interface.device.as_ref().filter(|device| **device != interface.interface);
         let name = match renamed {
@@ -150,10 +172,10 @@ fn print(report: &Report, geometry: Geometry) -> Result<()> {
             ),
         ]);
     }
-    output::print_table(&table)?;
+    session.out.print_table(&table)?;
     let EntryCounts { block, allow, expired, ipv4, ipv6, .. } = &report.entries;
     let expired = if *expired > 0 { format!(", {expired} expired") } else { String::new() };
-    output::line(&format!(
+    session.out.line(&format!(
         "\n{} block and {} allow entries{expired}: {} of {} IPv4, {} of {} IPv6",
         output::grouped(*block as u64),
         output::grouped(*allow as u64),
@@ -162,24 +184,31 @@ fn print(report: &Report, geometry: Geometry) -> Result<()> {
         output::grouped(ipv6.used.into()),
         output::grouped(ipv6.limit.into()),
     ))?;
-    output::line(&report.memory.sentence(geometry))?;
+    session.out.line(&report.memory.sentence(geometry))?;
     for (fill, family, option) in [(ipv4, "IPv4", "--max-ipv4"), (ipv6, "IPv6", "--max-ipv6")] {
         if fill.near_full {
-            output::note(&room_warning(family, option, Room { used: fill.used, limit: fill.limit }));
+            session.out.note(&room_warning(family, option, Room { used: fill.used, limit: fill.limit }));
         }
+    }
+    session.out.warn(&report.warnings);
+    for Waiting { device, mode } in &report.waiting {
+        session.out.note(&format!(
+            "{device}: is to be filtered in {} mode and is not; `filter-ctl repair` tries it, and says why not",
+            mode.name()
+        ));
     }
     for InterfaceReport { interface, state, .. } in &report.interfaces {
         match *state {
-            "gone" => output::note(&format!(
+            "gone" => session.out.note(&format!(
                 "{interface}: the device is gone. `filter-ctl load {interface}` filters it again once it is back, \
                  `filter-ctl unload {interface}` forgets it"
             )),
-            "elsewhere" => output::note(&format!(
+            "elsewhere" => session.out.note(&format!(
                 "{interface}: filtered in another network namespace; ask for its status there"
             )),
-            "stale" => output::note(&format!(
-                "{interface}: runs the program of another build, which does not know these entries; \
-                 `filter-ctl unload {interface}` and load it again"
+            "stale" => session.out.note(&format!(
+                "{interface}: runs another program than the one that is pinned for it, which may not know these entries; \
+                 `filter-ctl repair`"
             )),
             _ => {}
         }

@@ -9,12 +9,12 @@ use clap::ValueEnum;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::block_on;
 
 /// How an XDP program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// In the driver, before the kernel spends anything on the frame.

@@ -3,6 +3,7 @@
 pub mod devices;
 pub mod network;
 pub mod ssh;
+pub mod users;
 
 use std::future::Future;
 use std::time::Duration;
@@ -44,6 +45,17 @@ pub fn monotonic_now_s() -> u32 {
 /// A moment of CLOCK_MONOTONIC in whole seconds, as the program reads it: 136 years fit.
 pub fn whole_seconds(moment: Duration) -> u32 {
     u32::try_from(moment.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// What tells this boot from all others: deadlines on CLOCK_MONOTONIC mean nothing in another.
+///
+/// # Errors
+///
+/// If the kernel does not say.
+pub fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(PATH).with_context(|| format!("could not read {PATH}"))?;
+    Ok(text.trim().to_owned())
 }
 
 /// Bytes of memory that can be had without swapping.

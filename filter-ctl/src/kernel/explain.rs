@@ -1,5 +1,7 @@
 //! Asks the kernel what it would do with a frame: runs the pinned program that decides without effect.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
@@ -51,4 +53,23 @@ impl Explainer {
         abi::decision_of(result.return_value)
             .with_context(|| format!("the program answered {:#x}, which means nothing", result.return_value))
     }
+}
+
+/// A frame with no other property than its source: an IP packet without payload, of a protocol that means nothing
+/// (253, for experiments, RFC 3692; no next header).
+pub fn frame_from(source: IpAddr) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    match source.to_canonical() {
+        IpAddr::V4(source) => {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend([0; 4]);
+        }
+        IpAddr::V6(source) => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 59, 64]);
+            frame.extend(source.octets());
+            frame.extend([0; 16]);
+        }
+    }
+    frame
 }

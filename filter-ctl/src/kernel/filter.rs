@@ -1,6 +1,6 @@
 //! The loaded filter, locked: its entries, and the changes to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::maps::{self, Maps};
 use super::pins::{self, Lock, NotLoaded, Pins, Set};
 use super::resize;
 use crate::host::{Monotonic, monotonic_now_s};
-use crate::plan::{self, Change, Current, Effect, Plan, Room};
+use crate::plan::{self, Current, Plan, Room, Target};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 /// Entries of a change from which on all arrays are mapped whole: below, the pieces that it touches cost less.
@@ -78,7 +78,7 @@ impl Filter {
     }
 
     /// As [`Filter::open`], by a caller that has the lock.
-    pub(super) fn open_locked(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
+    pub(crate) fn open_locked(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
         let (mut sets, incomplete) = pins.sets()?;
         for directory in &incomplete {
             pins::remove_incomplete(directory)?;
@@ -188,7 +188,7 @@ impl Filter {
         Ok(())
     }
 
-    /// How many entries there are of each kind at second `now_s`.
+    /// How many entries there are of each kind at second `now_s`, without the canaries.
     ///
     /// # Errors
     ///
@@ -196,7 +196,9 @@ impl Filter {
     pub fn count(&self, now_s: u32) -> Result<Counts> {
         self.map_for(self.len())?;
         let mut counts = Counts::default();
-        for (_, entry) in self.table.entries() {
+        let canaries: HashSet<u16> =
+            (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect();
+        for (_, entry) in self.table.entries().filter(|(_, entry)| !canaries.contains(&entry.note)) {
             match entry.key.action {
                 _ if Deadline(entry.until_s).has_passed(now_s) => counts.expired += 1,
                 abi::action::ALLOW => counts.allow += 1,
@@ -216,6 +218,15 @@ impl Filter {
         self.len() == 0
     }
 
+    /// Whether the entry with this id is there only to prove that the filter works.
+    pub fn is_canary(&self, id: u32) -> bool {
+        self.table.entry(id).is_some_and(|entry| self.is_canary_note(entry.note))
+    }
+
+    fn is_canary_note(&self, note: u16) -> bool {
+        self.table.note(note).0 == Owner::canary().as_str()
+    }
+
     /// Prepares for work on this many entries.
     fn map_for(&self, entries: usize) -> Result<()> {
         if entries > MANY { self.table.cells().map_all() } else { Ok(()) }
@@ -230,6 +241,24 @@ impl Filter {
         let mut notes = Notes::default();
         let found = self.table.covering(&key.to_table()).into_iter();
         found.map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
+    }
+
+    /// The entries whose prefix `key`'s covers, its own not included, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::entries`].
+    pub fn covered(&self, key: &Key) -> Result<Vec<(u32, Entry)>> {
+        self.map_for(self.len())?;
+        let mut notes = Notes::default();
+        let key = key.to_table();
+        let within = self.table.entries_in(&key).filter(|(_, entry)| !entry.key.is_same_prefix(&key));
+        within.map(|(id, entry)| Ok((id, notes.entry(&self.table, id, &entry)?))).collect()
+    }
+
+    /// What the entry with this id has counted since it was made, over all CPUs.
+    pub fn counted_of(&self, id: u32) -> Counter {
+        self.table.entry(id).map_or_else(Counter::default, |entry| self.table.counted(id, &entry))
     }
 
     /// What each entry has counted since it was made, over all CPUs.
@@ -277,38 +306,61 @@ impl Filter {
         Err(failed(error, undone))
     }
 
-    /// Clears away the entries whose deadline has passed, so that their places are free. The program does not wait
-    /// for this: it compares deadlines with its own clock.
-    ///
-    /// # Errors
-    ///
-    /// As [`Filter::change`].
-    pub fn clear_expired(&mut self) -> Result<()> {
-        let ended = self.table.ended(monotonic_now_s());
-        let edits: Vec<_> = ended.iter().map(|(id, _)| Edit::Remove(*id)).collect();
-        self.apply(&edits)
+    /// The entries whose deadline has passed by second `now_s`. The program does not wait until they are cleared away: it
+    /// compares deadlines with its own clock.
+    pub fn ended(&mut self, now_s: u32) -> Vec<Key> {
+        let ended = self.table.ended(now_s).into_iter();
+        let mut keys: Vec<Key> = ended.filter_map(|(_, entry)| Key::from_table(&entry.key)).collect();
+        keys.sort_unstable();
+        keys
     }
 
-    /// Makes `change` to the entries, reads it back, and says what it came to. All or nothing.
+    /// Plans how to bring the entries to these targets, which are in the order of their keys, each once.
     ///
     /// # Errors
     ///
-    /// [`plan::Full`] if it does not fit. If there is no place for a prefix or its reason, nothing is changed.
-    pub fn change(&mut self, change: Change) -> Result<Effect> {
-        let count = match &change {
-            Change::Add(entries) => entries.len(),
-            Change::Remove(keys) => keys.len(),
-        };
-        self.map_for(count)?;
-        let plan = plan::plan(&mut Held::new(&self.table), change)?;
+    /// [`plan::Full`] if it does not fit.
+    pub fn plan(&self, targets: Vec<Target>) -> Result<Plan> {
+        self.map_for(targets.len())?;
+        Ok(plan::plan(&mut Held::new(&self.table), targets)?)
+    }
+
+    /// Carries out a plan that was just made, and reads it back. All or nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no place for a prefix or its reason: then nothing is changed. [`PartlyApplied`] if something reads back
+    /// differently.
+    pub fn carry_out(&mut self, plan: &Plan) -> Result<()> {
         let mut held: HashMap<(Owner, ReasonText), u16> = HashMap::new();
-        let changed = self.edits(&plan, &mut held).and_then(|edits| self.apply(&edits));
+        let changed = self.edits(plan, &mut held).and_then(|edits| self.apply(&edits));
         for note in held.into_values() {
             self.table.release_note(note);
         }
         changed?;
-        self.read_back(&plan.effect).map_err(|error| PartlyApplied(format!("{error:#}")))?;
-        Ok(plan.effect)
+        Ok(self.read_back(plan).map_err(|error| PartlyApplied(format!("{error:#}")))?)
+    }
+
+    /// [`Filter::plan`] and [`Filter::carry_out`].
+    ///
+    /// # Errors
+    ///
+    /// As these.
+    pub fn bring(&mut self, targets: Vec<Target>) -> Result<Plan> {
+        let plan = self.plan(targets)?;
+        self.carry_out(&plan)?;
+        Ok(plan)
+    }
+
+    /// The entry with this key.
+    ///
+    /// # Errors
+    ///
+    /// If it was not written by this program.
+    pub fn entry(&self, key: &Key) -> Result<Option<Entry>> {
+        let Some(id) = self.table.lookup(&key.to_table()) else { return Ok(None) };
+        let Some(entry) = self.table.entry(id) else { return Ok(None) };
+        Notes::default().entry(&self.table, id, &entry).map(Some)
     }
 
     /// The plan as the tables' writer takes it. Holds the notes that it needs.
@@ -317,8 +369,8 @@ impl Filter {
         plan: &'p Plan,
         held: &mut HashMap<(Owner, ReasonText), u16>,
     ) -> Result<Vec<Edit>> {
-        let Plan { effect, changed, removed } = plan;
-        let mut edits = Vec::with_capacity(effect.added.len() + changed.len() + removed.len());
+        let Plan { added, changed, removed } = plan;
+        let mut edits = Vec::with_capacity(plan.len());
         let mut last: Option<(&'p Entry, u16)> = None;
         let mut note = |entry: &'p Entry| -> Result<u16> {
             if let Some((last, note)) = last
@@ -338,21 +390,14 @@ impl Filter {
             last = Some((entry, note));
             Ok(note)
         };
-        for entry in &effect.added {
-            edits.push(Edit::Insert(prefix::Entry {
-                key: entry.key.to_table(),
-                slots: BOTH_SLOTS,
-                until_s: entry.until.0,
-                created_s: entry.created_s,
-                note: note(entry)?,
-                base: Counter::default(),
-            }));
+        for entry in added {
+            edits.push(Edit::Insert(prefix::Entry { note: note(entry)?, ..table_entry(entry) }));
         }
-        for (id, entry) in changed.iter().zip(&effect.changed) {
+        for (id, entry) in changed {
             let (until_s, note) = (entry.until.0, note(entry)?);
             edits.push(Edit::Update { id: *id, slots: BOTH_SLOTS, until_s, note });
         }
-        edits.extend(removed.iter().map(|id| Edit::Remove(*id)));
+        edits.extend(removed.iter().map(|(id, _)| Edit::Remove(*id)));
         Ok(edits)
     }
 
@@ -372,23 +417,29 @@ impl Filter {
 
     /// Looks in the kernel's tables, as the program does, for what was just written: a command never reports what it
     /// only meant to do.
-    fn read_back(&self, effect: &Effect) -> Result<()> {
-        for (entries, is_there) in [(&effect.added, true), (&effect.changed, true), (&effect.removed, false)]
-        {
-            let mut finger = Finger::default();
-            for entries in entries.chunks(AHEAD) {
-                self.table.prefetch(entries.iter().map(|entry| entry.key.to_table()));
-                for entry in entries {
-                    ensure!(
-                        self.is_as_said(&mut finger, entry, is_there),
-                        "{} {} reads back differently than it was written",
-                        entry.key.action.name(),
-                        entry.key.prefix
-                    );
-                }
+    fn read_back(&self, plan: &Plan) -> Result<()> {
+        self.read_all_back(plan.added.iter(), true)?;
+        self.read_all_back(plan.changed.iter().map(|(_, entry)| entry), true)?;
+        self.read_all_back(plan.removed.iter().map(|(_, entry)| entry), false)
+    }
+
+    fn read_all_back<'e>(&self, mut entries: impl Iterator<Item = &'e Entry>, is_there: bool) -> Result<()> {
+        let mut finger = Finger::default();
+        loop {
+            let chunk: Vec<_> = entries.by_ref().take(AHEAD).collect();
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            self.table.prefetch(chunk.iter().map(|entry| entry.key.to_table()));
+            for entry in chunk {
+                ensure!(
+                    self.is_as_said(&mut finger, entry, is_there),
+                    "{} {} reads back differently than it was written",
+                    entry.key.action.name(),
+                    entry.key.prefix
+                );
             }
         }
-        Ok(())
     }
 
     /// Whether the tables hold this entry and the program finds it, or they don't hold it if it `is_there` no more.
@@ -417,6 +468,24 @@ impl Filter {
     }
 }
 
+/// The entry as the tables have it, without note and base.
+fn table_entry(entry: &Entry) -> prefix::Entry {
+    prefix::Entry {
+        key: entry.key.to_table(),
+        slots: BOTH_SLOTS,
+        until_s: entry.until.0,
+        // What is older than this boot shows as made at its start: the tables' clock knows no earlier moment.
+        created_s: u32::try_from(entry.created_s.max(0)).unwrap_or(u32::MAX),
+        note: 0,
+        base: Counter::default(),
+    }
+}
+
+/// A number for what an entry says to the program, of which the tables keep the sum.
+pub fn digest(entry: &Entry) -> u64 {
+    table_entry(entry).digest()
+}
+
 /// How full a table is for a family.
 fn room(table: &Table<MappedCells>, family: Family) -> Room {
     Room { used: table.used(family), limit: table.geometry().capacity(family) }
@@ -440,14 +509,14 @@ impl Notes {
             Some(said) => said.clone(),
             None => {
                 let (owner, reason) = table.note(entry.note);
-                let owner = Owner::from_table(&owner).with_context(|| foreign(id))?;
+                let owner = Owner::parse(&owner).ok().with_context(|| foreign(id))?;
                 let reason = ReasonText::parse(&reason).ok().with_context(|| foreign(id))?;
                 self.0.insert(entry.note, (owner.clone(), reason.clone()));
                 (owner, reason)
             }
         };
         let key = Key::from_table(&entry.key).with_context(|| foreign(id))?;
-        Ok(Entry { key, until: Deadline(entry.until_s), created_s: entry.created_s, owner, reason })
+        Ok(Entry { key, until: Deadline(entry.until_s), created_s: entry.created_s.into(), owner, reason })
     }
 }
 
@@ -472,7 +541,7 @@ impl Current for Held<'_> {
         let said = self.notes.entry(self.table, id, &entry).unwrap_or_else(|_| Entry {
             key: *key,
             until: Deadline(entry.until_s),
-            created_s: entry.created_s,
+            created_s: entry.created_s.into(),
             owner: Owner::manual(),
             reason: ReasonText::default(),
         });

@@ -27,6 +27,7 @@ use super::maps::Maps;
 use super::pins::{Pins, Set};
 use super::refusal::{Attempt, Refusal, missing_capabilities};
 use crate::host::devices::{self, Device, Mode};
+use crate::host::monotonic_now_s;
 
 /// The BPF object with the programs `filter` and `explain`, built with this program.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
@@ -334,6 +335,23 @@ pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verb
         });
     }
     Ok(())
+}
+
+/// Loads a program for an interface whose link is there, and puts it behind the link in place of the one that runs.
+///
+/// # Errors
+///
+/// If the kernel refuses; then that one runs on.
+pub fn renew(filter: &mut Filter, name: &str, ifindex: u32, verbose: bool) -> Result<()> {
+    let (slot, _) = find_slot(&mut filter.maps, name)?;
+    let taken = abi::Interface { name: padded(name)?, ifindex, loaded_s: monotonic_now_s() };
+    filter.maps.set_interface(slot, &taken)?;
+    let Filter { set, table, .. } = filter;
+    let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
+    program.prepare(name, PROGRAM).and_then(|()| switch_to(set, name)).or_else(|refused| {
+        // Where the device takes frames beyond a page, the kernel refuses a program that does not.
+        program.prepare(name, FRAGS_PROGRAM).and_then(|()| switch_to(set, name)).map_err(|_| refused)
+    })
 }
 
 fn is_about_the_mtu(error: &anyhow::Error) -> bool {

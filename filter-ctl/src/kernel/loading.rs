@@ -1,19 +1,19 @@
 //! Loading and unloading: several interfaces at once, wholly or not at all.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
-use filter_common::prefix::{Family, Geometry};
+use filter_common::prefix::Family;
 
 use super::filter::{Filter, PartlyApplied};
 use super::interface::{self, Loaded, State};
 use super::maps::{self, Maps};
 use super::pins::{self, Lock, NotLoaded, Pins};
 use super::resize;
-use crate::host::devices::{self, Device, Mode};
+use crate::host::devices::{Device, Mode};
 use crate::host::monotonic_now_s;
+use crate::store::is_pattern;
 
 /// What loading an interface came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,92 +24,43 @@ pub struct LoadOutcome {
     pub already_loaded: bool,
 }
 
-/// How to load.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
-    /// Where the filter runs.
-    pub mode: Mode,
+/// Sizes of tables that are to be made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
     /// The most IPv4 entries, if not those of the filter that is there, or the default.
     pub max_v4: Option<u32>,
     /// The most IPv6 entries, likewise.
     pub max_v6: Option<u32>,
-    /// How long to wait for the lock.
-    pub lock_wait: Duration,
-    /// Whether to keep all of the verifier's log.
-    pub verbose: bool,
 }
 
-/// Loads the filter on `interfaces`. All or nothing: where one fails, those that this call loaded are unloaded
-/// again, and so are the maps if it made them.
+/// The filter that is there, or a new one without entries, which filters nothing yet.
 ///
 /// # Errors
 ///
-/// A [`Refusal`](super::refusal::Refusal) or what else went wrong, naming the interface; [`PartlyApplied`] if it
-/// could not be undone.
-pub fn load(
-    pins: &Pins,
-    interfaces: &[String],
-    options: LoadOptions,
-) -> Result<(Vec<LoadOutcome>, Geometry)> {
-    let targets = targets(interfaces)?;
-    // Held until all is done or undone.
-    let lock = Arc::new(Lock::create(pins, options.lock_wait)?);
-    let was_loaded = !pins.loaded_interfaces()?.is_empty();
-    let mut loaded = Vec::new();
-    load_locked(pins, &lock, &targets, options, &mut loaded)
-        .map_err(|error| undo_load(pins, &loaded, was_loaded, error))
-}
-
-fn load_locked(
-    pins: &Pins,
-    lock: &Arc<Lock>,
-    targets: &[Device],
-    options: LoadOptions,
-    loaded: &mut Vec<String>,
-) -> Result<(Vec<LoadOutcome>, Geometry)> {
-    // What an interrupted resize left is finished before anybody asks which programs run.
-    let opened = match pins.set()? {
-        Some(_) => Some(open_or_create(pins, lock, options)?),
-        None => None,
-    };
-    let present = interface::inspect_all(pins)?;
-    let to_load: Vec<&Device> = targets
-        .iter()
-        .filter_map(|device| unless_loaded(device, &present, options.mode))
-        .collect::<Result<_>>()?;
-    let mut filter = match opened {
-        Some(filter) => filter,
-        None => open_or_create(pins, lock, options)?,
-    };
-    for device in &to_load {
-        interface::attach(&mut filter, device, options.mode, monotonic_now_s(), options.verbose)?;
-        loaded.push(device.name.clone());
-    }
-    let outcome = |device: &Device| LoadOutcome {
-        interface: device.name.clone(),
-        already_loaded: !loaded.contains(&device.name),
-    };
-    Ok((targets.iter().map(outcome).collect(), filter.geometry()))
-}
-
-/// The filter that is there, or a new one without entries.
-fn open_or_create(pins: &Pins, lock: &Arc<Lock>, options: LoadOptions) -> Result<Filter> {
+/// If the kernel refuses, or what is there has other sizes than those asked for.
+pub(crate) fn open_or_create(pins: &Pins, lock: &Arc<Lock>, sizes: Sizes, verbose: bool) -> Result<Filter> {
     maps::check_shared(pins)?;
     let (sets, incomplete) = pins.sets()?;
     for directory in &incomplete {
         pins::remove_incomplete(directory)?;
     }
     if sets.is_empty() {
-        let geometry = resize::geometry(
-            options.max_v4.unwrap_or(DEFAULT_MAX_V4),
-            options.max_v6.unwrap_or(DEFAULT_MAX_V6),
-        )?;
-        resize::create_set(pins, geometry, options.verbose, |_, _| Ok(()))?;
+        let geometry =
+            resize::geometry(sizes.max_v4.unwrap_or(DEFAULT_MAX_V4), sizes.max_v6.unwrap_or(DEFAULT_MAX_V6))?;
+        resize::create_set(pins, geometry, verbose, |_, _| Ok(()))?;
     }
-    let filter = Filter::open_locked(pins.clone(), Arc::clone(lock))?;
+    Filter::open_locked(pins.clone(), Arc::clone(lock))
+}
+
+/// Refuses sizes that are not those of the filter.
+///
+/// # Errors
+///
+/// If they are not, with the command that changes them.
+pub(crate) fn require_sizes(filter: &Filter, sizes: Sizes) -> Result<()> {
     let there = filter.geometry();
     for (asked, limit, option) in
-        [(options.max_v4, there.capacity_v4, "--max-ipv4"), (options.max_v6, there.capacity_v6, "--max-ipv6")]
+        [(sizes.max_v4, there.capacity_v4, "--max-ipv4"), (sizes.max_v6, there.capacity_v6, "--max-ipv6")]
     {
         if let Some(asked) = asked.filter(|asked| *asked != limit) {
             bail!(
@@ -117,7 +68,59 @@ fn open_or_create(pins: &Pins, lock: &Arc<Lock>, options: LoadOptions) -> Result
             );
         }
     }
-    Ok(filter)
+    Ok(())
+}
+
+/// Filters these devices, too. All or nothing: where one fails, those that this call loaded are unloaded again.
+///
+/// # Errors
+///
+/// A [`Refusal`](super::refusal::Refusal) or what else went wrong, naming the interface; [`PartlyApplied`] if it
+/// could not be undone.
+pub fn load(filter: &mut Filter, targets: &[(Device, Mode)], verbose: bool) -> Result<Vec<LoadOutcome>> {
+    let mut loaded = Vec::new();
+    let attached = (|| {
+        let present = interface::inspect_all(filter.pins())?;
+        let to_load: Vec<&(Device, Mode)> = targets
+            .iter()
+            .filter_map(|target| Some(unless_loaded(&target.0, &present, target.1)?.map(|_| target)))
+            .collect::<Result<_>>()?;
+        for (device, mode) in to_load {
+            interface::attach(filter, device, *mode, monotonic_now_s(), verbose)?;
+            loaded.push(device.name.clone());
+        }
+        Ok(())
+    })();
+    if let Err(error) = attached {
+        let pins = filter.pins().clone();
+        let undone =
+            loaded.iter().rev().try_for_each(|name| interface::detach(&pins, Some(&mut filter.maps), name));
+        return Err(match undone {
+            Ok(()) => error,
+            Err(undo) => PartlyApplied::after(&error, &undo).into(),
+        });
+    }
+    let outcome = |(device, _): &(Device, Mode)| LoadOutcome {
+        interface: device.name.clone(),
+        already_loaded: !loaded.contains(&device.name),
+    };
+    Ok(targets.iter().map(outcome).collect())
+}
+
+/// Puts this build's program with these tables behind each link that has another, in place of it. Returns the interfaces.
+///
+/// # Errors
+///
+/// If the kernel refuses; then the other one runs on.
+pub fn renew_stale(filter: &mut Filter, verbose: bool) -> Result<Vec<String>> {
+    let mut renewed = Vec::new();
+    for loaded in filter.interfaces()? {
+        if let State::Stale { ifindex, .. } = loaded.state {
+            interface::renew(filter, &loaded.name, ifindex, verbose)?;
+            renewed.push(loaded.name);
+        }
+    }
+    Ok(renewed)
 }
 
 /// The device, if it is to be loaded; nothing if it is already filtered as asked for; an error if its name or the
@@ -163,27 +166,26 @@ fn unless_loaded<'d>(device: &'d Device, present: &[Loaded], mode: Mode) -> Opti
     Some(Ok(device))
 }
 
-/// Takes back what a failed load has done, and returns the error to report.
-fn undo_load(pins: &Pins, loaded: &[String], was_loaded: bool, error: anyhow::Error) -> anyhow::Error {
-    let mut maps = Maps::open(pins).ok();
-    let detached = loaded.iter().rev().try_for_each(|name| interface::detach(pins, maps.as_mut(), name));
-    drop(maps);
-    let undone = detached.and_then(|()| {
-        // Entries that an interrupted load or a vanished interface left are kept.
-        let holds_entries = count_entries(pins) > 0;
-        if was_loaded || holds_entries { Ok(()) } else { pins.remove() }
-    });
-    match undone {
-        Ok(()) => error,
-        Err(undo) => PartlyApplied::after(&error, &undo).into(),
-    }
-}
-
-/// The devices to load, all of which must exist; each once.
-fn targets(interfaces: &[String]) -> Result<Vec<Device>> {
-    let devices = devices::devices()?;
+/// The devices of these names, all of which must exist, each once; and those that match patterns, of which there may be
+/// none.
+///
+/// # Errors
+///
+/// If a name is no device's, or the loopback's, which is never filtered.
+pub fn targets(names: &[String], devices: &[Device]) -> Result<Vec<Device>> {
     let mut targets: Vec<Device> = Vec::new();
-    for name in interfaces {
+    for name in names {
+        if is_pattern(name) {
+            let pattern = glob::Pattern::new(name).with_context(|| format!("`{name}` is no pattern"))?;
+            let matching = devices.iter().filter(|device| {
+                device.ifindex != LOOPBACK_IFINDEX
+                    && pattern.matches(&device.name)
+                    && !targets.contains(device)
+            });
+            let matching: Vec<_> = matching.cloned().collect();
+            targets.extend(matching);
+            continue;
+        }
         let Some(device) = devices.iter().find(|device| device.name == *name) else {
             let names = devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo");
             let names = names.collect::<Vec<_>>().join(", ");
@@ -214,27 +216,21 @@ pub struct Unloaded {
     pub entries: usize,
 }
 
-/// Unloads the named interfaces, or all. With the last one everything that is pinned goes.
+/// Unloads interfaces, by the names under which they are pinned. With the last one everything that is pinned goes.
 ///
 /// # Errors
 ///
-/// [`NotLoaded`] if a named interface, or for all the filter, is not loaded; then nothing is unloaded.
 /// [`PartlyApplied`] if only some could be unloaded.
-pub fn unload(pins: &Pins, interfaces: Option<&[String]>, lock_wait: Duration) -> Result<Unloaded> {
-    let _lock = Lock::acquire(pins, lock_wait)?;
+pub fn unload(pins: &Pins, _lock: &Lock, names: &[String]) -> Result<Unloaded> {
     let present = pins.loaded_interfaces()?;
-    let names = match interfaces {
-        None => present.clone(),
-        Some(names) => pinned_names(pins, names)?,
-    };
     // Even where the maps are damaged, detaching must work.
     let mut maps = Maps::open(pins).ok();
     let entries = count_entries(pins);
     let mut failures = Vec::new();
     let mut unloaded = Vec::new();
     for name in names {
-        match interface::detach(pins, maps.as_mut(), &name) {
-            Ok(()) => unloaded.push(name),
+        match interface::detach(pins, maps.as_mut(), name) {
+            Ok(()) => unloaded.push(name.clone()),
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
@@ -259,7 +255,11 @@ pub fn unload(pins: &Pins, interfaces: Option<&[String]>, lock_wait: Duration) -
 }
 
 /// Names under which interfaces were loaded, for names that may be those they have now.
-fn pinned_names(pins: &Pins, names: &[String]) -> Result<Vec<String>> {
+///
+/// # Errors
+///
+/// [`NotLoaded`] if one is not filtered; or if a name is ambiguous.
+pub fn pinned_names(pins: &Pins, names: &[String]) -> Result<Vec<String>> {
     let all = interface::inspect_all(pins)?;
     let name_now = |loaded: &Loaded| match &loaded.state {
         State::Attached { device, .. } | State::Stale { device, .. } => Some(device.clone()),
@@ -294,7 +294,7 @@ fn pinned_names(pins: &Pins, names: &[String]) -> Result<Vec<String>> {
 }
 
 /// Entries in the tables; none where they can't be opened.
-fn count_entries(pins: &Pins) -> usize {
+pub fn count_entries(pins: &Pins) -> usize {
     let table = pins.set().ok().flatten().and_then(|set| maps::open_table(&set).ok());
     table.map_or(0, |table| (table.used(Family::V4) + table.used(Family::V6)) as usize)
 }

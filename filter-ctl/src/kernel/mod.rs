@@ -7,6 +7,7 @@ pub mod loading;
 mod mapped;
 pub mod maps;
 pub mod pins;
+pub mod proof;
 pub mod refusal;
 pub mod resize;
 

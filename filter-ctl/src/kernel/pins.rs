@@ -176,6 +176,16 @@ impl Pins {
         [self.links(), self.abi()].iter().try_for_each(|directory| create_directory(directory))
     }
 
+    /// Removes all maps and programs of this ABI, and leaves the links, whose programs keep what they use. Needs the lock.
+    ///
+    /// # Errors
+    ///
+    /// If something can't be removed.
+    pub fn forget_maps(&self) -> Result<()> {
+        remove_tree(&self.abi(), DEPTH)?;
+        self.create_directories()
+    }
+
     /// Removes whatever is pinned below the root, links first, other ABIs' included, and then the root. Needs the
     /// lock.
     ///

@@ -101,7 +101,6 @@ fn random_seeds() -> Result<Seeds> {
 /// If the entries don't fit, memory is short, or the kernel refuses; then everything is as it was, or
 /// [`PartlyApplied`] says that it could not be put back.
 pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, verbose: bool) -> Result<()> {
-    filter.clear_expired()?;
     let before = filter.geometry();
     for (asked, family, option) in [(max_v4, Family::V4, "--max-ipv4"), (max_v6, Family::V6, "--max-ipv6")] {
         let used = filter.room(family).used;
@@ -184,6 +183,7 @@ fn copy(from: &Table<MappedCells>, to: &mut Table<MappedCells>) -> Result<()> {
         to.release_note(note);
     }
     credit(from, to);
+    to.set_stored(from.stored());
     Ok(())
 }
 

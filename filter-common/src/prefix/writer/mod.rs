@@ -31,7 +31,7 @@ pub use self::records::AHEAD;
 use self::records::Work;
 use super::cells::{Cells, View};
 use super::entry::{Entry, Key};
-use super::geometry::{Geometry, NOTES, Region, header};
+use super::geometry::{Geometry, NOTES, Region, Stored, header};
 use super::layout::{Family, Hash, Record, STEPS, Seeds, Shape, Step, mask};
 use super::reader::find;
 use crate::decide::FOREVER;
@@ -191,6 +191,26 @@ impl<C: Cells> Table<C> {
     /// Whether a change was begun and not finished.
     pub fn is_dirty(&self) -> bool {
         self.header(header::DIRTY) != 0
+    }
+
+    /// What the tables know of the store on disk.
+    pub fn stored(&self) -> Stored {
+        Stored {
+            store: self.header(header::STORE),
+            change: self.header(header::STORE_CHANGE),
+            unstored: self.header(header::UNSTORED) != 0,
+        }
+    }
+
+    /// Writes down what the tables hold of the store. A reader between two of these words takes the change for one that
+    /// is not yet made, and makes it again.
+    pub fn set_stored(&self, stored: Stored) {
+        self.set_header(header::UNSTORED, stored.unstored.into());
+        if self.stored().store != stored.store {
+            self.set_header(header::STORE_CHANGE, 0);
+        }
+        self.set_header(header::STORE, stored.store);
+        self.set_header(header::STORE_CHANGE, stored.change);
     }
 
     /// Entries of a family.

@@ -85,6 +85,11 @@ impl<C: Cells> Table<C> {
         self.set(Region::Notes, note_word(note, 0), word & !USES | u64::from(uses));
     }
 
+    /// No note above this is in use.
+    pub fn highest_note(&self) -> u16 {
+        u16::try_from(self.header_u32(header::HIGHEST_NOTE)).unwrap_or(u16::MAX)
+    }
+
     /// How often a note is used.
     pub(super) fn uses_of(&self, note: u32) -> u64 {
         self.get(Region::Notes, note_word(note, 0)) & USES

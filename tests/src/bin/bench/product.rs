@@ -16,9 +16,9 @@ use filter_common::prefix::{self, Edit, Seeds, Shape};
 use filter_common::{FOREVER, Reason, Verdict};
 use filter_ctl::host::Monotonic;
 use filter_ctl::kernel::maps::open_table;
-use filter_ctl::plan::Change;
+
 use filter_ctl::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
-use filter_tests::kernel_side::{open, pins};
+use filter_tests::kernel_side::{add, open, pins};
 use filter_tests::lab::{Finished, Host};
 
 use crate::programs::{Environment, MapChoice, Set};
@@ -64,11 +64,11 @@ pub fn done(finished: Finished) -> Result<()> {
 /// reading it back. On the host where the filter is loaded.
 pub fn change(set: Set) -> Result<f64> {
     let mut filter = open()?;
-    let change = Change::Add(entries(set)?);
+    let entries = entries(set)?;
     let start = Instant::now();
-    let effect = filter.change(change)?;
+    let plan = add(&mut filter, entries)?;
     let took_s = start.elapsed().as_secs_f64();
-    ensure!(effect.added.len() == set.size as usize, "{} were added", effect.added.len());
+    ensure!(plan.added.len() == set.size as usize, "{} were added", plan.added.len());
     Ok(took_s)
 }
 
@@ -82,7 +82,7 @@ pub fn write(set: Set) -> Result<f64> {
             key: entry.key.to_table(),
             slots: 0b11,
             until_s: entry.until.0,
-            created_s: entry.created_s,
+            created_s: 0,
             note,
             base: Counter::default(),
         })

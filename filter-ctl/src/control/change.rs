@@ -1,0 +1,237 @@
+//! Changes to entries: who holds what, written down, then enforced.
+
+use anyhow::{Context as _, Result};
+use filter_common::prefix::Stored;
+use serde_json::{Value, json};
+
+use super::Control;
+use crate::holds::{self, Change, Effect, Hold, enforced};
+use crate::host::monotonic_now_s;
+use crate::kernel::filter::{PartlyApplied, digest};
+use crate::plan::{Plan, Target};
+use crate::policy::{Entry, Key};
+use crate::store::{Bounds, Intent, MOST_NAMED, Policy, Record, Store};
+
+/// Keys of a change up to which each is looked up in the store; for more it is quicker to go over what lies between the
+/// first and the last.
+const FEW: usize = 256;
+
+/// What a change came to.
+#[derive(Debug)]
+pub struct Changed {
+    /// Hold by hold.
+    pub effect: Effect,
+    /// Whether it was written down.
+    pub durable: bool,
+}
+
+/// The holds of some keys before and after a change, in the order of keys.
+#[derive(Default)]
+pub(super) struct Draft {
+    before: Vec<(Key, Vec<Hold>)>,
+    after: Vec<(Key, Vec<Hold>)>,
+    targets: Vec<Target>,
+    digest: u64,
+}
+
+impl Draft {
+    /// Adds a key whose holds change.
+    pub fn add(&mut self, key: Key, before: Vec<Hold>, after: Vec<Hold>) {
+        let (was, is) = (enforced(key, &before), enforced(key, &after));
+        let sum = |entry: &Option<Entry>| entry.as_ref().map_or(0, digest);
+        self.digest = self.digest.wrapping_add(sum(&is)).wrapping_sub(sum(&was));
+        self.targets.push(is.map_or(Target::Gone(key), Target::There));
+        self.before.push((key, before));
+        self.after.push((key, after));
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.after.is_empty()
+    }
+
+    /// Keys that change.
+    pub fn len(&self) -> usize {
+        self.after.len()
+    }
+}
+
+impl Control {
+    /// Makes a change to who holds what. All or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::plan::Full) if it does not fit, and what else the kernel refuses; then nothing is changed. Where the
+    /// store can't be used the change is made all the same, and [`Changed::durable`] says so.
+    pub fn change(&mut self, change: Change) -> Result<Changed> {
+        self.expire()?;
+        let change = change.sorted();
+        let now_s = monotonic_now_s();
+        let (mut draft, mut effect) = (Draft::default(), Effect::default());
+        self.each_held(change.keys(), |key, before| {
+            let mut after = before.clone();
+            if holds::change(key, &mut after, &change, now_s, &mut effect) {
+                draft.add(key, before, after);
+            }
+        })?;
+        let record = self.author.record(described(&effect));
+        self.commit(draft, None, &record)?;
+        Ok(Changed { effect, durable: self.is_durable() })
+    }
+
+    /// Clears away what has ended, in the store and in the tables.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::change`].
+    pub fn expire(&mut self) -> Result<usize> {
+        let now_s = monotonic_now_s();
+        let ended = self.filter.ended(now_s);
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let mut draft = Draft::default();
+        self.each_held(&ended, |key, before| {
+            let mut after = before.clone();
+            after.retain(|hold| !hold.until.has_passed(now_s));
+            draft.add(key, before, after);
+        })?;
+        let record = self.record("what ended was cleared away", ended.len());
+        self.commit(draft, None, &record)?;
+        Ok(ended.len())
+    }
+
+    /// Hands over the holds of each of these keys, which are in order: from the store, or where that can't be read, as the
+    /// kernel's tables tell them.
+    fn each_held(&mut self, keys: &[Key], mut on_key: impl FnMut(Key, Vec<Hold>)) -> Result<()> {
+        if let Ok(store) = &self.store {
+            match held_in(store, keys) {
+                Ok(held) => {
+                    keys.iter().zip(held).for_each(|(key, holds)| on_key(*key, holds));
+                    return Ok(());
+                }
+                Err(error) => self.lose_store(&error),
+            }
+        }
+        for key in keys {
+            on_key(*key, self.filter.entry(key)?.iter().map(Hold::of_entry).collect());
+        }
+        Ok(())
+    }
+
+    /// Writes a draft down, enforces it, and marks it as enforced. A new policy may go with it, which the caller enforces
+    /// before or after.
+    pub(super) fn commit(&mut self, draft: Draft, policy: Option<&Policy>, record: &Record) -> Result<()> {
+        if draft.is_empty() && policy.is_none() {
+            return Ok(());
+        }
+        // What does not fit is refused before anything is written.
+        let plan = self.filter.plan(draft.targets)?;
+        self.write_down(&draft.after, draft.digest, policy, record);
+        let unstored = self.store.is_err();
+        let stored = self.filter.table().stored();
+        if unstored {
+            self.filter.table().set_stored(Stored { unstored, ..stored });
+        }
+        if let Err(error) = self.enforce(&plan) {
+            let undone = self.take_back(&draft.before, draft.digest, record);
+            return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
+        }
+        self.mark();
+        self.back_up();
+        Ok(())
+    }
+
+    fn enforce(&mut self, plan: &Plan) -> Result<()> {
+        if plan.is_empty() { Ok(()) } else { self.filter.carry_out(plan) }
+    }
+
+    /// Writes an intent into the store. Where that fails, the store is given up.
+    fn write_down(
+        &mut self,
+        holds: &[(Key, Vec<Hold>)],
+        digest: u64,
+        policy: Option<&Policy>,
+        record: &Record,
+    ) {
+        if let Ok(store) = &mut self.store
+            && let Err(error) = store.intend(&Intent { holds, digest, policy, record })
+        {
+            self.lose_store(&error);
+        }
+    }
+
+    /// Takes an intent back that the kernel refused.
+    fn take_back(&mut self, before: &[(Key, Vec<Hold>)], digest: u64, record: &Record) -> Result<()> {
+        let Ok(store) = &mut self.store else { return Ok(()) };
+        let record = Record {
+            command: format!("{} (refused by the kernel, taken back)", record.command),
+            ..record.clone()
+        };
+        let intent = Intent { holds: before, digest: digest.wrapping_neg(), policy: None, record: &record };
+        store
+            .intend(&intent)
+            .context("the kernel refused the change, and the store could not take it back")?;
+        self.mark();
+        Ok(())
+    }
+
+    /// Marks the tables as holding the store's last change.
+    pub(super) fn mark(&self) {
+        if let Ok(store) = &self.store {
+            let state = store.state();
+            self.filter.table().set_stored(Stored {
+                store: state.store,
+                change: state.change,
+                unstored: false,
+            });
+        }
+    }
+
+    /// Writes a policy down that the caller then enforces, or has enforced.
+    pub(super) fn write_policy(&mut self, policy: &Policy, record: &Record) {
+        self.write_down(&[], 0, Some(policy), record);
+        if self.store.is_err() {
+            let stored = self.filter.table().stored();
+            self.filter.table().set_stored(Stored { unstored: true, ..stored });
+        }
+        self.mark();
+        self.back_up();
+    }
+}
+
+/// The holds of each of these keys, which are in order.
+fn held_in(store: &Store, keys: &[Key]) -> Result<Vec<Vec<Hold>>> {
+    if keys.len() <= FEW {
+        return keys.iter().map(|key| store.holds(key)).collect();
+    }
+    let mut held = vec![Vec::new(); keys.len()];
+    let mut position = 0;
+    store.each_key(Bounds::Within(keys[0], keys[keys.len() - 1]), |key, holds| {
+        while keys.get(position).is_some_and(|asked| *asked < key) {
+            position += 1;
+        }
+        if keys.get(position) == Some(&key) {
+            held[position] = holds;
+        }
+        Ok(())
+    })?;
+    Ok(held)
+}
+
+/// A change as the audit log keeps it: numbers, and the first prefixes by name.
+fn described(effect: &Effect) -> Value {
+    let named = |entries: &[Entry]| -> Value {
+        let named = entries.iter().take(MOST_NAMED).map(|entry| {
+            let until_s = (entry.until != crate::policy::Deadline::NEVER).then_some(entry.until.0);
+            json!({
+                "action": entry.key.action.name(), "prefix": entry.key.prefix.to_string(),
+                "owner": entry.owner.as_str(), "reason": entry.reason.as_str(), "until_s": until_s,
+            })
+        });
+        json!({ "number": entries.len(), "first": named.collect::<Vec<_>>() })
+    };
+    let parts = [("added", &effect.added), ("changed", &effect.changed), ("removed", &effect.removed)];
+    let parts = parts.into_iter().filter(|(_, entries)| !entries.is_empty());
+    Value::Object(parts.map(|(name, entries)| (name.to_owned(), named(entries))).collect())
+}

@@ -1,0 +1,150 @@
+//! One lock around the store and the kernel: what is wanted is written down first, then enforced, then marked as enforced.
+//!
+//! The mark lies in the tables' header, beside what it speaks of: the number of the store and of its last change. So
+//! whoever opens both knows in constant time whether they agree, and which of them knows more:
+//!
+//! - The tables are behind: a command died between writing down and enforcing. They are brought to what the store says.
+//! - The tables were changed while the store could not be used, or the store is an older copy: it is brought to what is
+//!   enforced.
+//! - They know nothing of any store (made anew, or taken over from another build): both get what either has.
+//! - They agree, and the sums of what they hold differ: somebody else wrote there. That is told, and `repair` mends it.
+
+mod change;
+mod interfaces;
+mod reconcile;
+mod repair;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+pub use self::change::Changed;
+pub use self::interfaces::{Loading, Restored, Unloading, restore, unload};
+pub use self::repair::{Repaired, repair};
+pub use self::verify::Finding;
+use crate::kernel::{Filter, Lock, Pins};
+use crate::store::{Actor, Record, Store, Unusable};
+
+/// Where a filter's parts lie.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The kernel's side.
+    pub pins: Pins,
+    /// The directory of the store.
+    pub state: PathBuf,
+    /// How long to wait for the lock.
+    pub lock_wait: Duration,
+}
+
+/// Who makes a change, and with which command.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// Who.
+    pub actor: Actor,
+    /// The command line, or what the daemon does.
+    pub command: String,
+}
+
+impl Author {
+    fn record(&self, change: serde_json::Value) -> Record {
+        Record { actor: self.actor.clone(), command: self.command.clone(), change }
+    }
+
+    /// The same, doing something of its own accord beside the command.
+    fn tidying(&self, what: &str) -> Self {
+        Self { actor: self.actor.clone(), command: format!("{} ({what})", self.command) }
+    }
+}
+
+/// The filter and its store, while nobody else changes them.
+pub struct Control {
+    filter: Filter,
+    store: Result<Store, Unusable>,
+    author: Author,
+    /// What the operator must know beside what was asked.
+    warnings: Vec<String>,
+    /// What the kernel's tables hold is not what the store says.
+    drift: Option<String>,
+}
+
+impl Control {
+    /// Opens the filter and the store, and brings them together where they are apart.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLoaded`](crate::kernel::pins::NotLoaded) if there is no filter. That the store can't be used is none: it is
+    /// a warning, and what is changed then lasts until the next reboot, or until the store can be used again.
+    pub fn open(place: &Place, author: Author) -> Result<Self> {
+        let filter = Filter::open(place.pins.clone(), place.lock_wait)?;
+        Self::with(filter, Store::open(&place.state), author)
+    }
+
+    /// As [`Control::open`], by a caller that has the lock.
+    fn open_locked(place: &Place, lock: &Arc<Lock>, author: Author) -> Result<Self> {
+        let filter = Filter::open_locked(place.pins.clone(), Arc::clone(lock))?;
+        Self::with(filter, Store::open(&place.state), author)
+    }
+
+    fn with(filter: Filter, store: Result<Store, Unusable>, author: Author) -> Result<Self> {
+        let mut control = Self { filter, store, author, warnings: Vec::new(), drift: None };
+        control.reconcile()?;
+        Ok(control)
+    }
+
+    /// What is enforced.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be used.
+    pub fn store(&self) -> Result<&Store, &Unusable> {
+        self.store.as_ref()
+    }
+
+    /// What the operator must know beside what was asked: trouble with the store, and drift.
+    pub fn warnings(&self) -> Vec<String> {
+        let store = self.store.as_ref().err().map(|unusable| {
+            format!("{unusable}; what is enforced now is written down once it can be, and lost by a reboot until then")
+        });
+        self.warnings.iter().cloned().chain(store).chain(self.drift.clone()).collect()
+    }
+
+    /// Whether what is enforced is written down.
+    pub fn is_durable(&self) -> bool {
+        self.store.is_ok()
+    }
+
+    /// What the kernel's tables hold that is not what the store says, found in constant time.
+    pub fn drift(&self) -> Option<&str> {
+        self.drift.as_deref()
+    }
+
+    /// Gives up the store, after `error`.
+    fn lose_store(&mut self, error: &anyhow::Error) {
+        if let Ok(store) = &self.store {
+            self.store = Err(store.unusable(error));
+        }
+    }
+
+    /// Makes the copy of the store anew, if it is time. That it can't be made is a warning.
+    fn back_up(&mut self) {
+        if let Ok(store) = &self.store
+            && let Err(error) = crate::store::backup(store, crate::store::Kept::IfCheap)
+        {
+            self.warnings.push(format!("{error:#}"));
+        }
+    }
+
+    /// A line of the audit log that says what else was done.
+    fn record(&self, what: &str, entries: usize) -> Record {
+        self.author.tidying(what).record(json!({ "entries": entries }))
+    }
+}

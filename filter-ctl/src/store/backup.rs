@@ -1,0 +1,85 @@
+//! A copy of the store beside it, for the day on which the store can't be read.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result};
+use rusqlite::{Connection, OpenFlags};
+
+use super::{DATABASE, Store};
+
+/// Name of the copy in the state directory.
+const BACKUP: &str = "backup.db";
+
+/// Size up to which a copy is made after every change, in bytes: it takes about a millisecond.
+const SMALL: u64 = 1 << 20;
+
+/// How old the copy of a larger store may get before a change makes it anew.
+const OLD: Duration = Duration::from_secs(60);
+
+/// Whether the copy is made whatever the size of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Where the store is small or the copy old.
+    IfCheap,
+    /// Wherever the copy is not of the store's last change.
+    Always,
+}
+
+/// Makes the copy anew, if it is time.
+///
+/// # Errors
+///
+/// If it can't be written; then the one before is still there.
+pub fn backup(store: &Store, kept: Kept) -> Result<()> {
+    let (path, temporary) = (store.path.with_file_name(BACKUP), store.path.with_file_name("backup.new"));
+    let age = || SystemTime::now().duration_since(fs::metadata(&path).ok()?.modified().ok()?).ok();
+    let is_small = fs::metadata(&store.path).is_ok_and(|file| file.len() <= SMALL);
+    if kept == Kept::IfCheap && !is_small && age().is_some_and(|age| age < OLD) {
+        return Ok(());
+    }
+    let context = || format!("could not keep a copy of the store as {}", path.display());
+    // Under the lock nobody writes, so the file is whole, and its journal empty.
+    fs::copy(&store.path, &temporary).with_context(context)?;
+    File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
+    fs::rename(&temporary, &path).with_context(context)
+}
+
+/// Puts the copy in the place of a store that can't be read, which is set aside under another name. Where there is no copy,
+/// or it is damaged too, the place is left free. Returns where the damaged one is now, and whether a copy took its place.
+///
+/// # Errors
+///
+/// If the files can't be moved.
+pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
+    let path = directory.join(DATABASE);
+    let aside = (1u32..)
+        .map(|number| directory.join(format!("{DATABASE}.damaged-{number}")))
+        .find(|path| !path.exists())
+        .context("there are four billion damaged stores")?;
+    let context = || format!("could not set {} aside", path.display());
+    fs::rename(&path, &aside).with_context(context)?;
+    // Its journal belongs to it, and would be taken for the copy's.
+    let journal = directory.join(format!("{DATABASE}-journal"));
+    if journal.exists() {
+        fs::rename(&journal, aside.with_extension("journal")).with_context(context)?;
+    }
+    let copy = directory.join(BACKUP);
+    let is_whole = is_whole(&copy);
+    if is_whole {
+        let temporary = directory.join("state.new");
+        fs::copy(&copy, &temporary).with_context(context)?;
+        File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
+        fs::rename(&temporary, &path).with_context(context)?;
+    }
+    Ok((aside, is_whole))
+}
+
+fn is_whole(path: &Path) -> bool {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let said = Connection::open_with_flags(path, flags)
+        .and_then(|db| db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)));
+    said.is_ok_and(|said| said == "ok")
+}

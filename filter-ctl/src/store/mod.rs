@@ -1,0 +1,333 @@
+//! The store on disk: what is wanted, as rows of an SQLite database. The kernel's tables are what is enforced; `control`
+//! compares both. Knows nothing of the kernel.
+//!
+//! A change is one transaction, written through to the disk before the kernel's tables are touched. The database keeps a
+//! rollback journal, not a write-ahead log: after any crash one file holds all, and can be read where nothing can be
+//! written.
+//!
+//! Times are seconds of CLOCK_MONOTONIC, like those in the tables, so that a jump of the wall clock moves no deadline. The
+//! first to open the store after a reboot moves them all to the new boot's clock, by how far the wall clock went on
+//! meanwhile; where that went back, no time is taken to have passed.
+
+mod audit;
+mod backup;
+mod holds;
+mod policies;
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use filter_common::abi::ABI_VERSION;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use thiserror::Error;
+
+pub use audit::{Actor, Audited, MOST_NAMED, Record, Via};
+pub use backup::{Kept, backup, restore_backup};
+pub use holds::{Bounds, Intent};
+pub use policies::{InterfacePolicy, Policy, is_pattern};
+
+use crate::host::{boot_id, monotonic_now_s};
+
+/// Where the state lies, for the pin root of this name.
+pub const STATE_ROOT: &str = "/var/lib";
+
+/// Name of the database in the state directory.
+const DATABASE: &str = "state.db";
+
+/// `PRAGMA application_id`: "xdpf", so that another program's database is not taken for ours.
+const APPLICATION: i64 = 0x7864_7066;
+
+/// `PRAGMA user_version` of this build's tables.
+const VERSION: i64 = 1;
+
+/// How long a transaction waits for a reader, such as `audit`, to finish. Writers wait for the lock on the pins before.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The tables. `state` has one row: what the store is, its last change, the digest of what is to be enforced, and the two
+/// clocks when it was last written.
+const SCHEMA: &str = "
+CREATE TABLE state (
+    only INTEGER PRIMARY KEY CHECK (only = 1), store INTEGER NOT NULL, change INTEGER NOT NULL,
+    digest INTEGER NOT NULL, digest_abi INTEGER NOT NULL,
+    boot TEXT NOT NULL, wall_s INTEGER NOT NULL, monotonic_s INTEGER NOT NULL
+) STRICT;
+CREATE TABLE holds (
+    key BLOB NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, creator TEXT NOT NULL,
+    created_s INTEGER NOT NULL, until_s INTEGER NOT NULL, PRIMARY KEY (key, owner)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holds_by_end ON holds (until_s) WHERE until_s < 4294967295;
+CREATE TABLE policies (generation INTEGER PRIMARY KEY AUTOINCREMENT, at_s INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
+CREATE TRIGGER policies_never_change BEFORE UPDATE ON policies
+    BEGIN SELECT RAISE(ABORT, 'a generation of the policy never changes'); END;
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at_s INTEGER NOT NULL, actor TEXT NOT NULL, command TEXT NOT NULL,
+    change TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit log is only ever appended to'); END;
+CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
+    WHEN OLD.id > (SELECT max(id) FROM audit) - 1000000
+    BEGIN SELECT RAISE(ABORT, 'the last million lines of the audit log are kept'); END;
+";
+
+/// The store can't be used.
+#[derive(Debug, Error)]
+#[error("the store {} can't be used: {cause}", path.display())]
+pub struct Unusable {
+    /// The database.
+    pub path: PathBuf,
+    /// Why, and what to do.
+    pub cause: String,
+    /// Whether what is there is damaged, so that only a backup or the kernel's tables know more.
+    pub damaged: bool,
+}
+
+impl Unusable {
+    /// There is no store in this directory, and none was made.
+    pub fn missing(directory: &Path) -> Self {
+        Self { path: directory.join(DATABASE), cause: "there is none".into(), damaged: false }
+    }
+
+    fn new(path: &Path, error: &anyhow::Error) -> Self {
+        let code = error.chain().find_map(|cause| match cause.downcast_ref::<rusqlite::Error>()? {
+            rusqlite::Error::SqliteFailure(failure, _) => Some(failure.code),
+            _ => None,
+        });
+        let damaged = matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+            || error.chain().any(|cause| cause.is::<Damaged>());
+        let next = match code {
+            Some(ErrorCode::DiskFull) => "; make room on its file system",
+            Some(ErrorCode::ReadOnly) => "; make its file system writable",
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                "; see who may write there, and that there is room"
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "; another program has it open",
+            _ if damaged => "; `filter-ctl repair` makes it anew from the backup and the kernel's tables",
+            _ => "",
+        };
+        Self { path: path.to_owned(), cause: format!("{error:#}{next}"), damaged }
+    }
+}
+
+/// What a store holds is nothing that this program writes.
+#[derive(Debug, Error)]
+#[error("it is damaged: {0}")]
+struct Damaged(String);
+
+/// The one row of `state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Number of the store, made by chance.
+    pub store: u64,
+    /// Its last change.
+    pub change: u64,
+    /// Sum of the digests of all entries that are to be enforced.
+    pub digest: u64,
+}
+
+/// The store, opened.
+pub struct Store {
+    path: PathBuf,
+    db: Connection,
+    state: State,
+}
+
+impl Store {
+    /// Opens the store in `directory`, and makes both where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Unusable`], with the cause and what to do.
+    pub fn open(directory: &Path) -> Result<Self, Unusable> {
+        let path = directory.join(DATABASE);
+        Self::open_at(&path).map_err(|error| Unusable::new(&path, &error))
+    }
+
+    fn open_at(path: &Path) -> Result<Self> {
+        let directory = path.parent().context("a file lies in a directory")?;
+        prepare(directory, path)?;
+        let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        if version == 0 && application == 0 {
+            create(&mut db)?;
+        } else {
+            ensure!(application == APPLICATION, Damaged("it is another program's database".into()));
+            ensure!(
+                version <= VERSION,
+                "it is of version {version}, from a newer filter-ctl, and this one knows {VERSION}; use the newer, or \
+                 another --state-dir"
+            );
+            ensure!(version == VERSION, Damaged(format!("its version is {version}")));
+        }
+        let state = read_state(&db)?;
+        let mut store = Self { path: path.to_owned(), db, state };
+        store.enter_boot()?;
+        Ok(store)
+    }
+
+    /// The database's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is and holds.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// An error of this store, as [`Unusable`].
+    pub fn unusable(&self, error: &anyhow::Error) -> Unusable {
+        Unusable::new(&self.path, error)
+    }
+
+    /// Moves all times to this boot's clock, where they are of another; and sums up the digest anew, where another build's
+    /// is there.
+    fn enter_boot(&mut self) -> Result<()> {
+        let (boot, wall_s, monotonic_s, digest_abi): (String, i64, i64, u32) =
+            self.db.query_row("SELECT boot, wall_s, monotonic_s, digest_abi FROM state", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
+        let this = boot_id()?;
+        if boot != this {
+            let passed_s = (wall_now_s() - wall_s).max(0);
+            let now_s = i64::from(monotonic_now_s());
+            let moved_s = now_s - monotonic_s - passed_s;
+            let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute(
+                "DELETE FROM holds WHERE until_s < 4294967295 AND until_s + ?1 <= ?2",
+                [moved_s, now_s],
+            )?;
+            transaction.execute("UPDATE holds SET created_s = created_s + ?1", [moved_s])?;
+            transaction
+                .execute("UPDATE holds SET until_s = until_s + ?1 WHERE until_s < 4294967295", [moved_s])?;
+            transaction.execute(
+                "UPDATE state SET boot = ?1, wall_s = max(wall_s, ?2), monotonic_s = ?3",
+                (&this, wall_now_s(), now_s),
+            )?;
+            let digest = holds::digest(&transaction)?;
+            transaction
+                .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
+            transaction.commit()?;
+        } else if digest_abi != ABI_VERSION {
+            let digest = holds::digest(&self.db)?;
+            self.db
+                .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
+        } else {
+            return Ok(());
+        }
+        self.state = read_state(&self.db)?;
+        Ok(())
+    }
+
+    /// Reads everything once, and compares it with its own sums.
+    ///
+    /// # Errors
+    ///
+    /// What is damaged.
+    pub fn check(&self) -> Result<()> {
+        let said: String = self.db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        ensure!(said == "ok", Damaged(said));
+        let sum = holds::digest(&self.db)?;
+        ensure!(sum == self.state.digest, Damaged("its entries are not those that were written".into()));
+        self.policy()?;
+        Ok(())
+    }
+}
+
+/// Makes the directory and the file, for root alone, and refuses what others could have prepared.
+fn prepare(directory: &Path, path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("could not create {}", directory.display()));
+        }
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(directory)
+        .with_context(|| format!("could not query {}", directory.display()))?;
+    ensure!(metadata.is_dir(), "{} is no directory", directory.display());
+    ensure!(
+        metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0,
+        "{} belongs to user {} with mode {:o}: whoever can write there could change what is enforced; `chown root` and \
+         `chmod 700` it",
+        directory.display(),
+        metadata.uid(),
+        metadata.mode() & 0o7777
+    );
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("could not create {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a database that may have been tampered with: nothing in its schema is run that SQLite does not trust.
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    db.execute_batch(
+        "PRAGMA cell_size_check = ON; PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL;",
+    )?;
+    Ok(db)
+}
+
+fn create(db: &mut Connection) -> Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute(
+        "INSERT INTO state VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5)",
+        (random_number()?, ABI_VERSION, boot_id()?, wall_now_s(), i64::from(monotonic_now_s())),
+    )?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    Ok(transaction.commit()?)
+}
+
+fn read_state(db: &Connection) -> Result<State> {
+    let state = db.query_row("SELECT store, change, digest FROM state", [], |row| {
+        Ok(State {
+            store: from_sql(row.get(0)?),
+            change: from_sql(row.get(1)?),
+            digest: from_sql(row.get(2)?),
+        })
+    });
+    match state {
+        Err(rusqlite::Error::QueryReturnedNoRows) => bail!(Damaged("it says nothing of itself".into())),
+        state => Ok(state?),
+    }
+}
+
+/// A number that is not zero, by chance.
+fn random_number() -> Result<i64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("the kernel gave no random number for the store")?;
+    Ok(i64::from_ne_bytes(bytes) | 1)
+}
+
+/// The wall clock in seconds since 1970, negative before.
+pub fn wall_now_s() -> i64 {
+    let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => seconds(since),
+        Err(before) => -seconds(before.duration()),
+    }
+}
+
+/// SQLite's integers are signed: the same 64 bits.
+const fn to_sql(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+const fn from_sql(number: i64) -> u64 {
+    number.cast_unsigned()
+}
