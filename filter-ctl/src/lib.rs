@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod cli;
 mod commands;
+pub mod daemon;
 pub mod exit;
 pub mod guard;
 pub mod host;

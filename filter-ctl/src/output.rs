@@ -38,8 +38,16 @@ pub fn json(content: impl Serialize) -> Result<()> {
 ///
 /// If standard output can't be written.
 pub fn json_line(content: impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
-    line(&text)
+    line(&json_text(content)?)
+}
+
+/// A JSON document as one line of text, for those that print nothing.
+///
+/// # Errors
+///
+/// If the content has no form in JSON.
+pub fn json_text(content: impl Serialize) -> Result<String> {
+    serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")
 }
 
 /// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
