@@ -17,6 +17,7 @@ mod output;
 pub mod plan;
 pub mod policy;
 pub mod stats;
+pub mod store;
 
 use std::process::ExitCode;
 

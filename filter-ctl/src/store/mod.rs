@@ -1,0 +1,3 @@
+//! What the controller keeps on disk.
+
+pub mod history;
