@@ -2,6 +2,7 @@
 
 mod entries;
 mod explain;
+mod history;
 mod load;
 mod malformed;
 mod resize;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Block(command) => entries::run(global, Action::Block, &command),
         Command::Allow(command) => entries::run(global, Action::Allow, &command),
         Command::Stats(args) => stats::run(global, &args),
+        Command::History(args) => history::run(global, &args),
         Command::Explain(args) => explain::run(global, &args),
         Command::Malformed(command) => malformed::run(global, &command),
         Command::Completions { shell } => {
