@@ -11,6 +11,8 @@ use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
 
+/// Where systemd makes the directory of a service that asks for it (`StateDirectory=filter-ctl`).
+
 /// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
 ///
 /// The filter lives in the kernel and goes on when every process is gone; only `unload` ends it.
@@ -134,6 +136,15 @@ The new tables are made beside the old ones, so for a moment there must be memor
   filter-ctl stats --over 0s --json      totals at once, as JSON
   filter-ctl stats --watch 10 --json     a line of JSON every ten seconds")]
     Stats(StatsArgs),
+    /// Show what was passed and dropped over the last minutes, hours or days, as the daemon recorded it.
+    #[command(after_help = "Examples:
+  filter-ctl history
+  filter-ctl history --since 1d --interface eth0
+  filter-ctl history --since 1h --json | jq '.steps[] | {time, series}'
+
+Up to 6 minutes are shown by the second, up to an hour by ten seconds, and more by the minute. Time at
+which nobody recorded is a gap. Exit code 5 if nothing is recorded of that time.")]
+    History(HistoryArgs),
     /// Show what the filter does with a source address or a frame, and why. Nothing is counted.
     #[command(after_help = "Examples:
   filter-ctl explain 203.0.113.7
@@ -190,9 +201,9 @@ pub struct RunArgs {
     /// Group whose members may also add and remove entries.
     #[arg(long, value_name = "GROUP")]
     pub block_group: Option<String>,
-    /// Program that is started for each event, with the event as JSON on its standard input; may be given again.
-    #[arg(long, value_name = "PROGRAM")]
-    pub hook: Vec<PathBuf>,
+    /// Command that is started for each event, with the event as JSON on its standard input; may be given again.
+    #[arg(long, value_name = "COMMAND")]
+    pub hook: Vec<String>,
     /// URL to which each event is posted as JSON; may be given again.
     #[arg(long, value_name = "URL")]
     pub webhook: Vec<String>,
@@ -342,6 +353,17 @@ pub struct StatsArgs {
     /// Entries to show, those with most packets first.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
+}
+
+/// Arguments of `history`.
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// How far back to look, such as 10m, 12h or 30d.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub since: Duration,
+    /// Only this interface.
+    #[arg(long, value_name = "IFACE")]
+    pub interface: Option<String>,
 }
 
 /// Longest wait for the lock: nobody waits a day, and longer times overflow.

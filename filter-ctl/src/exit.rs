@@ -25,6 +25,13 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The exit of this code; a failure where there is none.
+    pub fn from_code(code: u8) -> Self {
+        let all =
+            [Self::Done, Self::Failed, Self::Usage, Self::NotLoaded, Self::Partly, Self::NothingMatched];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
+    }
+
     /// The exit that an error stands for.
     pub fn of(error: &anyhow::Error) -> Self {
         if is_closed_pipe(error) {

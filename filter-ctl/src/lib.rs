@@ -9,6 +9,7 @@ pub mod capture;
 pub mod cli;
 mod commands;
 pub mod control;
+pub mod daemon;
 pub mod exit;
 pub mod guard;
 pub mod holds;
@@ -26,6 +27,7 @@ use clap::FromArgMatches as _;
 
 use crate::cli::Cli;
 use crate::commands::Session;
+use crate::daemon::client::{self, Handed};
 use crate::exit::Exit;
 use crate::host::users;
 use crate::output::Output;
@@ -43,30 +45,42 @@ pub fn main() -> ExitCode {
         }
         Err(error) => error.exit(),
     };
-    let session = Session {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut session = Session {
         global: &cli.global,
         out: Output::stdio(),
         actor: myself(),
-        command: command_line(std::env::args().skip(1)),
+        command: command_line(arguments.iter().cloned()),
         input: None,
     };
-    carry_out(&session, &cli.command).into()
+    let exit = match client::hand_over(&cli, &arguments) {
+        Ok(Handed::Done(exit)) => exit,
+        Ok(Handed::Own(input)) => {
+            session.input = input;
+            carry_out(&session, &cli.command)
+        }
+        Err(error) => told(&session, &error),
+    };
+    exit.into()
 }
 
 /// Runs a command and tells what went wrong.
 fn carry_out(session: &Session<'_>, command: &cli::Command) -> Exit {
-    commands::run(session, command).unwrap_or_else(|error| {
-        let exit = Exit::of(&error);
-        if exit != Exit::Done {
-            let message = format!("{error:#}");
-            if session.global.json {
-                session.out.json_error(&message, exit as u8)
-            } else {
-                session.out.note(&format!("filter-ctl: {message}"))
-            }
+    commands::run(session, command).unwrap_or_else(|error| told(session, &error))
+}
+
+/// Tells what went wrong.
+fn told(session: &Session<'_>, error: &anyhow::Error) -> Exit {
+    let exit = Exit::of(error);
+    if exit != Exit::Done {
+        let message = format!("{error:#}");
+        if session.global.json {
+            session.out.json_error(&message, exit as u8)
+        } else {
+            session.out.note(&format!("filter-ctl: {message}"))
         }
-        exit
-    })
+    }
+    exit
 }
 
 /// The user who runs this process.

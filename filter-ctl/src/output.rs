@@ -80,9 +80,7 @@ impl Output {
     ///
     /// If standard output can't be written.
     pub fn json_line(&self, content: impl Serialize) -> Result<()> {
-        let text =
-            serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")?;
-        self.line(&text)
+        self.line(&json_text(content)?)
     }
 
     /// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
@@ -158,6 +156,15 @@ impl Output {
     pub fn print_table(&self, table: &Table) -> Result<()> {
         table.lines().try_for_each(|row| self.raw_line(row.trim_end()))
     }
+}
+
+/// A JSON document as one line of text, for those that print nothing.
+///
+/// # Errors
+///
+/// If the content has no form in JSON.
+pub fn json_text(content: impl Serialize) -> Result<String> {
+    serde_json::to_string(&Document { schema: SCHEMA, content }).context("could not make JSON")
 }
 
 /// The text with control characters but line ends escaped: names of interfaces and programs may hold any.

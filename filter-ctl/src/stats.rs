@@ -164,7 +164,8 @@ pub fn top_entries(now: &Snapshot, before: Option<&Snapshot>, top: usize) -> Vec
 }
 
 impl InterfaceCounts {
-    fn of(&self, reason: Reason, verdict: Verdict) -> Counter {
+    /// The count of a reason and verdict; zero where there is none.
+    pub fn of(&self, reason: Reason, verdict: Verdict) -> Counter {
         let found = self.by_reason.iter().find(|(r, v, _)| (*r, *v) == (reason, verdict));
         found.map(|(_, _, counter)| *counter).unwrap_or_default()
     }

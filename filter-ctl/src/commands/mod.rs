@@ -3,6 +3,7 @@
 mod audit;
 mod entries;
 mod explain;
+mod history;
 mod load;
 mod malformed;
 mod repair;
@@ -62,6 +63,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Block(command) => entries::run(session, Action::Block, command),
         Command::Allow(command) => entries::run(session, Action::Allow, command),
         Command::Stats(args) => stats::run(session, args),
+        Command::History(args) => history::run(session, args),
         Command::Show(args) => show::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Malformed(command) => malformed::run(session, command),

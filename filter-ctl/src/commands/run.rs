@@ -1,11 +1,29 @@
 //! `run`: the daemon.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Session;
 use crate::cli::RunArgs;
-use crate::exit::Exit;
+use crate::daemon::hooks::HookConfig;
+use crate::daemon::{self, Config};
+use crate::exit::{Exit, UsageError};
+use crate::host::users;
 
-pub fn run(_session: &Session, _args: &RunArgs) -> Result<Exit> {
-    anyhow::bail!("not yet")
+pub fn run(session: &Session, args: &RunArgs) -> Result<Exit> {
+    let group = |name: &Option<String>| {
+        let id = |name: &String| {
+            users::group_id(name).with_context(|| UsageError(format!("there is no group `{name}`")))
+        };
+        name.as_ref().map(id).transpose()
+    };
+    daemon::run(Config {
+        place: session.global.place(),
+        socket: session.global.socket_path(),
+        read_group: group(&args.read_group)?,
+        block_group: group(&args.block_group)?,
+        hooks: HookConfig { commands: args.hook.clone(), webhooks: args.webhook.clone() },
+        proof_interval: args.proof_interval,
+        verbose: session.global.verbose,
+    })?;
+    Ok(Exit::Done)
 }

@@ -5,8 +5,6 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use comfy_table::Cell;
-use filter_common::Reason;
-use filter_common::abi::TEST_SLOT;
 use serde::Serialize;
 
 use super::{Session, standing_warnings};
@@ -16,8 +14,7 @@ use crate::host::monotonic_now;
 use crate::kernel::Filter;
 use crate::output::{self, EntryView};
 use crate::stats::{
-    EntryCounts, EntryFigures, Figures, InterfaceCounts, InterfaceFigures, Snapshot, by_interface,
-    top_entries,
+    EntryCounts, EntryFigures, Figures, InterfaceFigures, Snapshot, by_interface, top_entries,
 };
 
 /// Clears the terminal and moves to its top (ECMA-48 CUP and ED).
@@ -73,24 +70,9 @@ pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
 }
 
 /// Reads all counters.
-pub fn snapshot(filter: &Filter) -> Result<Snapshot> {
-    let maps = filter.maps();
+fn snapshot(filter: &Filter) -> Result<Snapshot> {
     let at = monotonic_now();
-    let mut interfaces = Vec::new();
-    for (slot, interface) in (0..).zip(maps.interfaces()?) {
-        let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
-        if slot == TEST_SLOT || name.is_empty() {
-            continue;
-        }
-        let counted =
-            Reason::ALL.iter().flat_map(|reason| reason.verdicts().map(move |verdict| (*reason, verdict)));
-        let by_reason = counted
-            .map(|(reason, verdict)| Ok((reason, verdict, maps.counter(slot, reason, verdict)?)))
-            .collect::<Result<_>>()?;
-        let name = String::from_utf8_lossy(name).into_owned();
-        interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
-    }
-    interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+    let interfaces = filter.maps().interface_counts()?;
     let entries = filter.counted()?.into_iter().filter(|(_, entry, _)| !entry.owner.is_canary());
     let entries = entries.map(|(id, entry, counter)| EntryCounts { id, entry, counter }).collect();
     Ok(Snapshot { at, interfaces, entries })

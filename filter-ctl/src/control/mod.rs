@@ -127,6 +127,15 @@ impl Control {
         self.drift.as_deref()
     }
 
+    /// Puts this build's program behind each link that has another than the one that is pinned. Returns the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; then the other one runs on.
+    pub fn renew_stale(&mut self, verbose: bool) -> Result<Vec<String>> {
+        crate::kernel::loading::renew_stale(&mut self.filter, verbose)
+    }
+
     /// Gives up the store, after `error`.
     fn lose_store(&mut self, error: &anyhow::Error) {
         if let Ok(store) = &self.store {

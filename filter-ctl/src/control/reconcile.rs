@@ -80,7 +80,7 @@ impl Control {
     /// # Errors
     ///
     /// If the store can't be read, or the kernel refuses.
-    pub(super) fn push(&mut self) -> Result<()> {
+    pub fn push(&mut self) -> Result<()> {
         let Ok(store) = &self.store else { return Ok(()) };
         let wanted = store.wanted()?;
         let policy = store.policy()?;

@@ -15,6 +15,16 @@ pub fn group_id(name: &str) -> Option<u32> {
     find("/etc/group", |fields| if fields[0] == name { fields.get(2)?.parse().ok() } else { None })
 }
 
+/// Whether a process with this group id, of the user of this name, is in a group: by the kernel's word, or as a member that
+/// /etc/group names.
+pub fn is_in_group(user: Option<&str>, gid: u32, group: u32) -> bool {
+    let is_member = |fields: &[&str]| {
+        let is_it = fields.get(2)?.parse() == Ok(group);
+        (is_it && fields.get(3)?.split(',').any(|member| Some(member) == user)).then_some(())
+    };
+    gid == group || find("/etc/group", is_member).is_some()
+}
+
 /// Who logged in to start this process, before any sudo, as the kernel's audit keeps it.
 pub fn login_of(pid: u32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;

@@ -35,6 +35,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fi
 /// The BPF object with the program `filter_frags`.
 static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
 
+/// What tells this build from others that mean something else by the same words: its version, and its programs.
+pub fn build() -> String {
+    // FNV-1a: enough to tell builds apart, and the same in all of them.
+    let sum = OBJECT
+        .iter()
+        .chain(FRAGS_OBJECT)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{} {} {sum:016x}", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION)
+}
+
 /// First kernel with XDP frags (commit f45d5b6ce2e8).
 const FRAGS: (u32, u32) = (5, 18);
 

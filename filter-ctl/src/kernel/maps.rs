@@ -8,13 +8,14 @@ use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
     self, COUNTERS, Capacity, Counter, HEADER, INTERFACE_SLOTS, INTERFACES, Interface, MapSpec,
-    SLOT_COUNTERS, SWITCH, TOLERATED, counter_index,
+    SLOT_COUNTERS, SWITCH, TEST_SLOT, TOLERATED, counter_index,
 };
 use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
 
 use super::mapped::MappedCells;
 use super::pins::{NotLoaded, Pins, Set};
+use crate::stats::InterfaceCounts;
 
 /// What two maps must have in common to be the same map to this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +191,31 @@ impl Maps {
         read_counter(&self.counters, counter_index(slot, reason, verdict)).with_context(|| {
             format!("could not read the counter `{}` of interface slot {slot}", reason.name())
         })
+    }
+
+    /// What all loaded interfaces have counted, by name.
+    ///
+    /// # Errors
+    ///
+    /// If a map can't be read.
+    pub fn interface_counts(&self) -> Result<Vec<InterfaceCounts>> {
+        let mut interfaces = Vec::new();
+        for (slot, interface) in (0..).zip(self.interfaces()?) {
+            let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
+            if slot == TEST_SLOT || name.is_empty() {
+                continue;
+            }
+            let counted = Reason::ALL
+                .iter()
+                .flat_map(|reason| reason.verdicts().map(move |verdict| (*reason, verdict)));
+            let by_reason = counted
+                .map(|(reason, verdict)| Ok((reason, verdict, self.counter(slot, reason, verdict)?)))
+                .collect::<Result<_>>()?;
+            let name = String::from_utf8_lossy(name).into_owned();
+            interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
+        }
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(interfaces)
     }
 
     /// Zeroes all counters of an interface slot, those of reasons yet unknown included.

@@ -11,6 +11,7 @@
 
 mod audit;
 mod backup;
+pub mod history;
 mod holds;
 mod policies;
 

@@ -1,0 +1,187 @@
+//! A command's side of the socket: hands a command to the daemon, if there is one that takes it.
+
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
+use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand};
+use crate::exit::Exit;
+use crate::kernel::interface::build;
+use crate::output::{Output, Style};
+
+/// How long the daemon may take to say that it is ready, before the command is done without it.
+const READY: Duration = Duration::from_secs(2);
+
+/// How long it may take for what it has begun, beside the wait for the lock: a million entries take seconds.
+const DONE: Duration = Duration::from_secs(120);
+
+/// Most that is read from standard input, in bytes.
+const MOST_INPUT: u64 = 512 << 20;
+
+/// What a command is to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It changes entries.
+    Block,
+    /// It changes something else.
+    Change,
+    /// It only looks.
+    Look,
+    /// It is never handed on.
+    Own,
+}
+
+/// What `command` is to the daemon.
+pub fn kind_of(command: &Command) -> Kind {
+    match command {
+        Command::Block(EntryCommand::List) | Command::Allow(EntryCommand::List) => Kind::Look,
+        Command::Block(EntryCommand::Add(args)) if args.force => Kind::Change,
+        Command::Block(_) => Kind::Block,
+        Command::Allow(_) | Command::Load(_) | Command::Unload(_) | Command::Resize(_) => Kind::Change,
+        Command::Malformed(MalformedCommand::List) => Kind::Look,
+        Command::Malformed(_) => Kind::Change,
+        Command::Stats(args) if args.watch.is_some() => Kind::Own,
+        // It would read a file with the daemon's rights.
+        Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
+        Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
+        Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
+        // These must work while the daemon doesn't, or are of another build than it.
+        Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Completions { .. } => Kind::Own,
+    }
+}
+
+/// What names the filter that these options mean.
+pub fn named(global: &Global) -> Named {
+    let numbers = || {
+        let network = std::fs::metadata("/proc/self/ns/net").ok()?;
+        let root = std::fs::metadata(&global.pin_root).ok();
+        Some([
+            network.ino(),
+            root.as_ref().map_or(0, MetadataExt::dev),
+            root.as_ref().map_or(0, MetadataExt::ino),
+        ])
+    };
+    let is_root = rustix::process::geteuid().is_root();
+    Named {
+        pin_root: global.pin_root.clone(),
+        state: global.state_directory(),
+        numbers: is_root.then(numbers).flatten(),
+    }
+}
+
+/// What became of a command that was to be handed over.
+pub enum Handed {
+    /// The daemon did it.
+    Done(Exit),
+    /// No daemon took it: the command does it itself, with what was read of standard input.
+    Own(Option<Vec<u8>>),
+}
+
+/// Hands a command to the daemon and prints what it answers.
+///
+/// # Errors
+///
+/// If the user may not; or if the daemon took it and does not say what came of it.
+pub fn hand_over(cli: &Cli, arguments: &[String]) -> Result<Handed> {
+    let kind = kind_of(&cli.command);
+    let is_root = rustix::process::geteuid().is_root();
+    if kind == Kind::Own || (kind == Kind::Look && is_root) {
+        return Ok(Handed::Own(None));
+    }
+    let Some(stream) = connected(&cli.global.socket_path()) else { return Ok(Handed::Own(None)) };
+    let mut conversation = match begin(&stream, cli, arguments)? {
+        Begun::Ready(conversation) => conversation,
+        Begun::Without(input) => return Ok(Handed::Own(input)),
+    };
+    (&stream).write_all(GO.as_bytes()).context("the daemon went away before it did anything")?;
+    stream.set_read_timeout(Some(DONE + cli.global.lock_wait))?;
+    match receive(&mut conversation, LONGEST_LINE) {
+        Ok(Answer::Done { out, err, exit }) => {
+            // A reader that went away changes nothing about what was done.
+            let _ = std::io::stdout().write_all(out.as_bytes());
+            let _ = std::io::stderr().write_all(err.as_bytes());
+            Ok(Handed::Done(Exit::from_code(exit)))
+        }
+        Ok(answer) => bail!("the daemon answered {answer:?}, which makes no sense here"),
+        Err(error) => Err(error.context(
+            "the daemon took the command and does not say what came of it; `filter-ctl audit` and `filter-ctl show` do",
+        )),
+    }
+}
+
+/// How a conversation began.
+enum Begun {
+    /// The daemon waits for the word.
+    Ready(BufReader<UnixStream>),
+    /// It won't, or does not answer. Standard input was read, and can't be read again.
+    Without(Option<Vec<u8>>),
+}
+
+/// Sends the request and waits until the daemon is ready.
+fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String]) -> Result<Begun> {
+    let input = if takes_input(&cli.command) {
+        let mut input = Vec::new();
+        std::io::stdin()
+            .lock()
+            .take(MOST_INPUT)
+            .read_to_end(&mut input)
+            .context("could not read standard input")?;
+        Some(input)
+    } else {
+        None
+    };
+    let request = Request {
+        build: build(),
+        place: named(&cli.global),
+        arguments: arguments.to_vec(),
+        style: Style::of_stdout(),
+        input: input.as_ref().map(|input| input.len() as u64),
+    };
+    let mut conversation = BufReader::new(stream.try_clone().context("could not share the socket")?);
+    let asked = send(&mut &*stream, &request)
+        .and_then(|()| Ok((&*stream).write_all(input.as_deref().unwrap_or_default())?))
+        .and_then(|()| receive(&mut conversation, LONGEST_LINE));
+    let without = |why: &str| {
+        Output::stdio().note(&format!("note: done without the daemon, which {why}"));
+        Ok(Begun::Without(input))
+    };
+    match asked {
+        Ok(Answer::Ready) => Ok(Begun::Ready(conversation)),
+        Ok(Answer::Forbidden(why)) => bail!("{why}"),
+        Ok(Answer::NotMine(why)) => without(&why),
+        Ok(Answer::Done { .. }) => without("answers nonsense"),
+        Err(_) => without("does not answer"),
+    }
+}
+
+/// A connection to root's daemon, if there is one. Never waits for one that hangs.
+fn connected(path: &Path) -> Option<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    // Whoever else listens there could keep commands from being carried out.
+    socket_peercred(&socket).ok().filter(|peer| peer.uid.is_root())?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false).ok()?;
+    stream.set_read_timeout(Some(READY)).ok()?;
+    stream.set_write_timeout(Some(READY)).ok()?;
+    Some(stream)
+}
+
+/// Whether it reads prefixes from standard input.
+fn takes_input(command: &Command) -> bool {
+    let prefixes = match command {
+        Command::Block(EntryCommand::Add(args)) | Command::Allow(EntryCommand::Add(args)) => &args.prefixes,
+        Command::Block(EntryCommand::Del(args)) | Command::Allow(EntryCommand::Del(args)) => &args.prefixes,
+        _ => return false,
+    };
+    prefixes.iter().any(|prefix| prefix == "-")
+}

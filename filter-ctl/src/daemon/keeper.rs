@@ -1,0 +1,352 @@
+//! What the daemon does by itself: bring up or take over, clear away, prove, mend, follow devices, sample, copy the store.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::Config;
+use super::event::{Event, EventKind};
+use super::hooks::Hooks;
+use super::log::Log;
+use super::state::DaemonState;
+use crate::control::{self, Author, Control, Finding, Place};
+use crate::holds::{Change, Hold};
+use crate::host::{monotonic_now, monotonic_now_s, users};
+use crate::kernel::interface::State;
+use crate::kernel::maps::Maps;
+use crate::kernel::pins::NotLoaded;
+use crate::kernel::proof;
+use crate::policy::{Action, Deadline, Owner, ReasonText};
+use crate::store::history::History;
+use crate::store::{Actor, Kept, Via, backup, wall_now_s};
+
+/// How long devices that are named are waited for at the start; those that come later are followed.
+const AT_START: Duration = Duration::ZERO;
+
+/// How long hooks may still work when the daemon ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Proofs between two copies of a store that changed.
+const PROOFS_A_COPY: u64 = 12;
+
+/// The daemon's own work. Each part is done by one thread at a time.
+pub struct Keeper {
+    place: Place,
+    run_directory: PathBuf,
+    verbose: bool,
+    log: Arc<Log>,
+    hooks: Mutex<Option<Hooks>>,
+    history: Mutex<Option<History>>,
+    memory: Mutex<Memory>,
+}
+
+/// What the keeper remembers.
+struct Memory {
+    state: DaemonState,
+    /// What was wrong when last looked, as it was told.
+    wrong: BTreeSet<String>,
+    /// Why the history can't be written, as it was told.
+    history_trouble: Option<String>,
+    /// The store's change that its copy has.
+    copied: Option<u64>,
+    last_proof: Instant,
+}
+
+impl Keeper {
+    /// Gets ready, and touches neither filter nor store yet.
+    ///
+    /// # Errors
+    ///
+    /// If a hook's thread can't be started.
+    pub fn start(config: &Config, run_directory: &Path) -> Result<Self> {
+        let log = Arc::new(Log::start());
+        let report = {
+            let log = Arc::clone(&log);
+            move |event: &Event| log.write(event)
+        };
+        let hooks = Hooks::start(&config.hooks, report).context("could not start a thread for a hook")?;
+        let state = DaemonState { pid: std::process::id(), ..DaemonState::default() };
+        Ok(Self {
+            place: config.place.clone(),
+            run_directory: run_directory.to_owned(),
+            verbose: config.verbose,
+            log,
+            hooks: Mutex::new(Some(hooks)),
+            history: Mutex::new(None),
+            memory: Mutex::new(Memory {
+                state,
+                wrong: BTreeSet::new(),
+                history_trouble: None,
+                copied: None,
+                last_proof: Instant::now(),
+            }),
+        })
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn author(&self, what: &str) -> Author {
+        let (uid, pid) = (rustix::process::geteuid().as_raw(), std::process::id());
+        let actor = Actor { uid, user: users::user_name(uid), login: None, pid, via: Via::Daemon };
+        Author { actor, command: what.to_owned() }
+    }
+
+    /// Tells the log and the hooks, and counts.
+    pub fn tell(&self, event: &Event) {
+        self.log.write(event);
+        if let Some(hooks) = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            hooks.send(event);
+        }
+        *self.memory().state.events.entry(event.kind().name().to_owned()).or_default() += 1;
+    }
+
+    /// The daemon's state in a line, for systemd.
+    pub fn status(&self) -> String {
+        let memory = self.memory();
+        match memory.state.alarms.as_slice() {
+            [] => format!("filtering; {} proofs, {} drifts", memory.state.proofs, memory.state.drifts),
+            alarms => format!("{} wrong: {}", alarms.len(), alarms.join("; ")),
+        }
+    }
+
+    /// When the last proof was made, or the daemon began.
+    pub fn last_proof(&self) -> Instant {
+        self.memory().last_proof
+    }
+
+    /// Gives hooks a moment for what they were last told.
+    pub fn end(&self) {
+        if let Some(hooks) = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            hooks.finish(LAST_WORDS);
+        }
+    }
+
+    /// Takes over what is pinned, or brings the filter up from the store.
+    pub fn begin(&self) {
+        match self.take_over() {
+            Ok(interfaces) => {
+                let what = format!(
+                    "the daemon keeps the filter on {}",
+                    if interfaces.is_empty() { "no interface yet".into() } else { interfaces.join(", ") }
+                );
+                self.tell(&Event::new(EventKind::Started, &what));
+            }
+            Err(error) => {
+                self.found(vec![(EventKind::Drift, format!("the filter could not be taken over: {error:#}"))])
+            }
+        }
+    }
+
+    fn take_over(&self) -> Result<Vec<String>> {
+        let author = self.author("run");
+        let mut restored = control::restore(&self.place, author.clone(), AT_START, self.verbose)?;
+        if let Some(damaged) = restored.damaged.take() {
+            self.tell(&Event::new(EventKind::StoreRecovered, &damaged));
+        }
+        for outcome in restored.interfaces {
+            self.tell(
+                &Event::new(EventKind::InterfaceFiltered, &format!("{} is filtered", outcome.interface))
+                    .with("interface", &outcome.interface),
+            );
+        }
+        let mut control = match Control::open(&self.place, author) {
+            Ok(control) => control,
+            Err(error) if error.is::<NotLoaded>() => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let renewed = control.renew_stale(self.verbose)?;
+        for name in renewed {
+            self.tell(
+                &Event::new(EventKind::Upgraded, &format!("{name}: its program was put in place anew"))
+                    .with("interface", &name),
+            );
+        }
+        Ok(control.filter().interfaces()?.into_iter().map(|loaded| loaded.name).collect())
+    }
+
+    /// Puts the entries in place with which proofs are made.
+    fn place_canaries(control: &mut Control) -> Result<()> {
+        for action in [Action::Block, Action::Allow] {
+            let keys: Vec<_> = proof::canary_keys().into_iter().filter(|key| key.action == action).collect();
+            let is_there = |key| matches!(control.filter().entry(key), Ok(Some(_)));
+            if keys.iter().all(is_there) {
+                continue;
+            }
+            let hold = Hold {
+                owner: Owner::canary(),
+                reason: ReasonText::parse("proves that the filter works")?,
+                creator: "filter-ctl".into(),
+                created_s: monotonic_now_s().into(),
+                until: Deadline::NEVER,
+            };
+            control.change(Change::Hold { keys, hold })?;
+        }
+        Ok(())
+    }
+
+    /// Clears away what has ended, compares, mends what can be mended without asking, and proves each program.
+    pub fn prove(&self) {
+        let found = match self.look() {
+            Ok(found) => found,
+            // Nothing is loaded, and nothing is to be: all is well.
+            Err(error) if error.is::<NotLoaded>() => Vec::new(),
+            Err(error) => vec![(EventKind::Drift, format!("{error:#}"))],
+        };
+        self.found(found);
+        let mut memory = self.memory();
+        memory.last_proof = Instant::now();
+        let state = memory.state.clone();
+        drop(memory);
+        if let Err(error) = state.write(&self.run_directory) {
+            self.log.write(&Event::new(EventKind::HistoryUnusable, &format!("{error:#}")));
+        }
+    }
+
+    fn look(&self) -> Result<Vec<(EventKind, String)>> {
+        let mut found = Vec::new();
+        let mut control = Control::open(&self.place, self.author("run"))?;
+        control.expire()?;
+        if let Err(unusable) = control.store() {
+            found.push((EventKind::StoreUnusable, unusable.to_string()));
+        }
+        if let Some(drift) = control.drift().map(str::to_owned) {
+            self.tell(&Event::new(EventKind::Drift, &drift));
+            self.memory().state.drifts += 1;
+            control.push()?;
+            self.tell(&Event::new(
+                EventKind::Repaired,
+                "the kernel's tables were brought to what the store says",
+            ));
+        }
+        if let Err(error) = Self::place_canaries(&mut control) {
+            found.push((EventKind::Drift, format!("the entries for proofs could not be made: {error:#}")));
+        }
+        self.filter_missing(&mut control, &mut found)?;
+        found.extend(
+            control
+                .verify_interfaces()?
+                .into_iter()
+                .map(|Finding { what, .. }| (EventKind::InterfaceLost, what)),
+        );
+        for loaded in control.filter().interfaces()? {
+            if let State::Attached { device, .. } = &loaded.state
+                && let Err(error) = proof::prove(control.filter(), &loaded.name)
+            {
+                found.push((EventKind::Drift, format!("the program on {device}: {error:#}")));
+            }
+        }
+        self.copy_store(&control, &mut found);
+        let mut memory = self.memory();
+        memory.state.proofs += 1;
+        memory.state.proven_s = Some(monotonic_now_s());
+        Ok(found)
+    }
+
+    /// Filters what is to be filtered and is not: devices that appeared, and what somebody else detached.
+    fn filter_missing(&self, control: &mut Control, found: &mut Vec<(EventKind, String)>) -> Result<()> {
+        let stale = control.renew_stale(self.verbose)?;
+        for name in stale {
+            self.tell(
+                &Event::new(
+                    EventKind::Drift,
+                    &format!("{name} ran another program than the one that is pinned"),
+                )
+                .with("interface", &name),
+            );
+            self.tell(
+                &Event::new(EventKind::Repaired, &format!("{name}: its program was put in place anew"))
+                    .with("interface", &name),
+            );
+            self.memory().state.drifts += 1;
+        }
+        let (done, failures) = control.filter_missing(self.verbose)?;
+        for outcome in done {
+            self.tell(
+                &Event::new(
+                    EventKind::InterfaceFiltered,
+                    &format!("{} is filtered from now on", outcome.interface),
+                )
+                .with("interface", &outcome.interface),
+            );
+        }
+        found.extend(failures.into_iter().map(|failure| (EventKind::InterfaceLost, failure)));
+        Ok(())
+    }
+
+    fn copy_store(&self, control: &Control, found: &mut Vec<(EventKind, String)>) {
+        let Ok(store) = control.store() else { return };
+        let change = store.state().change;
+        {
+            let memory = self.memory();
+            if memory.copied == Some(change) || !memory.state.proofs.is_multiple_of(PROOFS_A_COPY) {
+                return;
+            }
+        }
+        match backup(store, Kept::Always) {
+            Ok(()) => self.memory().copied = Some(change),
+            Err(error) => found.push((EventKind::StoreUnusable, format!("{error:#}"))),
+        }
+    }
+
+    /// Tells what is newly wrong, and what is right again.
+    fn found(&self, found: Vec<(EventKind, String)>) {
+        let now: BTreeSet<String> = found.iter().map(|(_, what)| what.clone()).collect();
+        let before = std::mem::replace(&mut self.memory().wrong, now.clone());
+        for (kind, what) in found.iter().filter(|(_, what)| !before.contains(what)) {
+            self.memory().state.drifts += 1;
+            self.tell(&Event::new(*kind, what));
+        }
+        for what in before.difference(&now) {
+            self.tell(&Event::new(EventKind::Repaired, &format!("no longer so: {what}")));
+        }
+        self.memory().state.alarms = now.into_iter().collect();
+    }
+
+    /// Looks at devices after news of them.
+    pub fn follow(&self) {
+        let looked = (|| {
+            let mut control = Control::open(&self.place, self.author("run"))?;
+            let mut found = Vec::new();
+            self.filter_missing(&mut control, &mut found)
+        })();
+        // What is still wrong is told by the next proof, a few seconds from now at most.
+        drop(looked);
+    }
+
+    /// Records a sample of what was counted.
+    pub fn sample(&self) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = (|| {
+            if history.is_none() {
+                let (opened, aside) = History::open(&self.place.state)?;
+                if let Some(aside) = aside {
+                    let what = format!(
+                        "the history was damaged and begun anew; what was there is now {}",
+                        aside.path.display()
+                    );
+                    self.tell(&Event::new(EventKind::HistoryUnusable, &what));
+                }
+                *history = Some(opened);
+            }
+            let counts = match Maps::open(&self.place.pins) {
+                Ok(maps) => maps.interface_counts()?,
+                Err(error) if error.is::<NotLoaded>() => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            history.as_mut().map_or(Ok(()), |history| history.record(wall_now_s(), monotonic_now(), &counts))
+        })();
+        let trouble = recorded.err().map(|error| format!("{error:#}"));
+        if trouble.is_some() {
+            *history = None;
+        }
+        let before = std::mem::replace(&mut self.memory().history_trouble, trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| before.as_ref() != Some(trouble)) {
+            self.tell(&Event::new(EventKind::HistoryUnusable, &trouble));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the daemon last said of itself, in a file beside its socket: for `status`, which must work while it does not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the run directory.
+const FILE: &str = "state.json";
+
+/// Longest file that is read, in bytes: many times what is ever written.
+const LONGEST: u64 = 1 << 20;
+
+/// What the daemon says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonState {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds of CLOCK_MONOTONIC when the programs were last proven to work; absent before the first proof.
+    pub proven_s: Option<u32>,
+    /// Proofs made since it started.
+    pub proofs: u64,
+    /// Times that something was found to be other than it should, since it started.
+    pub drifts: u64,
+    /// What is wrong now.
+    pub alarms: Vec<String>,
+    /// Events of each kind since it started.
+    pub events: BTreeMap<String, u64>,
+}
+
+impl DaemonState {
+    /// Writes it, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let (path, new) = (directory.join(FILE), directory.join("state.new"));
+        let text = serde_json::to_string(self).context("could not write the daemon's state as JSON")?;
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| format!("could not write {}", path.display()))
+    }
+
+    /// Reads what was last written; nothing where no daemon runs.
+    ///
+    /// # Errors
+    ///
+    /// If what is there can't be read.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(FILE);
+        let context = || format!("could not read {}", path.display());
+        let length = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(context),
+        };
+        anyhow::ensure!(length <= LONGEST, "{} is longer than any daemon writes it", path.display());
+        let state: Self =
+            serde_json::from_str(&fs::read_to_string(&path).with_context(context)?).with_context(context)?;
+        Ok(state.is_running().then_some(state))
+    }
+
+    fn is_running(&self) -> bool {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid));
+        name.is_ok_and(|name| name.starts_with("filter-ctl"))
+    }
+}
