@@ -263,12 +263,16 @@ fn del(session: &Session, action: Action, args: &DelArgs) -> Result<Exit> {
         not_found: prefixes
             .iter()
             .filter(|prefix| !removed.contains(prefix))
-            .map(|prefix| NotFound { prefix: *prefix, covered_by: wider.get(prefix).copied() })
+            .map(|prefix| NotFound {
+                prefix: *prefix,
+                covered_by: wider.get(prefix).copied().filter(|wider| wider != prefix),
+            })
             .collect(),
         still_covered: prefixes
             .iter()
             .filter(|prefix| removed.contains(prefix))
             .filter_map(|prefix| Some(StillCovered { prefix: *prefix, by: *wider.get(prefix)? }))
+            .filter(|still| still.prefix != still.by)
             .collect(),
         still_held: views(&effect.others, now),
     };
@@ -316,7 +320,9 @@ fn tell_removed(
     for NotFound { prefix, covered_by } in report.not_found.iter().take(MOST_TOLD) {
         let covered =
             covered_by.map_or(String::new(), |wider| format!("; {} {wider} covers it", action.name()));
-        session.out.note(&format!("no {} entry {prefix}{covered}", action.name()));
+        let held = effect.others.iter().any(|other| other.key.prefix == *prefix);
+        let whose = if held { " of this owner" } else { "" };
+        session.out.note(&format!("no {} entry {prefix}{whose}{covered}", action.name()));
     }
     if report.not_found.len() > MOST_TOLD {
         session.out.note(&format!("and {} more without an entry", report.not_found.len() - MOST_TOLD));

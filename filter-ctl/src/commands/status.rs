@@ -9,6 +9,7 @@ use filter_common::prefix::{Family, Geometry};
 use serde::Serialize;
 
 use super::{Session, room_warning};
+use crate::daemon::state::DaemonState;
 use crate::exit::Exit;
 use crate::host::devices::Mode;
 use crate::host::monotonic_now_s;
@@ -30,6 +31,8 @@ struct Report {
     waiting: Vec<Waiting>,
     /// What is to be filtered, by name and pattern.
     policy: Vec<InterfacePolicy>,
+    /// What the daemon last said of itself; absent where none runs.
+    daemon: Option<DaemonState>,
     warnings: Vec<String>,
 }
 
@@ -128,10 +131,13 @@ pub fn run(session: &Session) -> Result<Exit> {
     let (waiting, drift) = (control.unfiltered()?, control.drift());
     let waiting: Vec<_> =
         waiting.into_iter().map(|(device, mode)| Waiting { device: device.name, mode }).collect();
+    let socket = session.global.socket_path();
+    let daemon = socket.parent().map_or(Ok(None), DaemonState::read)?;
     let all_is_well = interfaces.iter().all(|interface| interface.state == "attached")
         && waiting.is_empty()
         && drift.is_none()
-        && control.is_durable();
+        && control.is_durable()
+        && daemon.as_ref().is_none_or(|daemon| daemon.alarms.is_empty());
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         abi: ABI_VERSION,
@@ -140,6 +146,7 @@ pub fn run(session: &Session) -> Result<Exit> {
         interfaces,
         waiting,
         policy: control.policy().interfaces,
+        daemon,
         warnings: control.warnings(),
     };
     drop(control);
@@ -185,6 +192,10 @@ fn print(session: &Session, report: &Report, geometry: Geometry) -> Result<()> {
         output::grouped(ipv6.limit.into()),
     ))?;
     session.out.line(&report.memory.sentence(geometry))?;
+    session.out.line(&daemon_sentence(report.daemon.as_ref(), monotonic_now_s()))?;
+    for alarm in report.daemon.iter().flat_map(|daemon| &daemon.alarms) {
+        session.out.note(&format!("alarm: {alarm}"));
+    }
     for (fill, family, option) in [(ipv4, "IPv4", "--max-ipv4"), (ipv6, "IPv6", "--max-ipv6")] {
         if fill.near_full {
             session.out.note(&room_warning(family, option, Room { used: fill.used, limit: fill.limit }));
@@ -214,4 +225,22 @@ fn print(session: &Session, report: &Report, geometry: Geometry) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What is known of the daemon, in words.
+fn daemon_sentence(daemon: Option<&DaemonState>, now_s: u32) -> String {
+    let Some(daemon) = daemon else {
+        return "no daemon runs: nothing proves the filter, follows interfaces or records the history".into();
+    };
+    let proven = daemon.proven_s.map_or("nothing proven yet".into(), |proven_s| {
+        format!("proven {} ago", output::span(now_s.saturating_sub(proven_s)))
+    });
+    let drifts = match daemon.drifts {
+        0 => String::new(),
+        drifts => format!(
+            ", {} since it started",
+            output::counted(usize::try_from(drifts).unwrap_or(0), "drift", "drifts")
+        ),
+    };
+    format!("daemon: process {}, {proven}{drifts}", daemon.pid)
 }

@@ -125,7 +125,6 @@ impl Control {
                 policy.include(&[loaded.name], mode);
             }
         }
-        self.note_sizes(policy);
         Ok(())
     }
 
@@ -299,9 +298,9 @@ pub struct Unloading {
 ///
 /// As [`loading::unload`].
 pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Result<Unloading> {
-    let lock = match Lock::acquire(&place.pins, place.lock_wait) {
-        Ok(lock) => Some(Arc::new(lock)),
-        Err(error) if error.is::<NotLoaded>() => None,
+    let (lock, missing) = match Lock::acquire(&place.pins, place.lock_wait) {
+        Ok(lock) => (Some(Arc::new(lock)), None),
+        Err(error) if error.is::<NotLoaded>() => (None, Some(error)),
         Err(error) => return Err(error),
     };
     // What is enforced and not written down yet is written down first: the tables go. Where they are damaged, detaching
@@ -319,7 +318,10 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
             (policy.interfaces, policy.except) = (Vec::new(), Vec::new());
             place.pins.loaded_interfaces()?
         }
-        Some(names) => exclude(&place.pins, &mut policy, names)?,
+        Some(names) => match (exclude(&place.pins, &mut policy, names), missing) {
+            (Err(error), Some(missing)) if error.is::<NotLoaded>() => return Err(missing),
+            (excluded, _) => excluded?,
+        },
     };
     let forgotten = before.interfaces.iter().map(|interface| interface.name.clone());
     let forgotten: Vec<String> = forgotten

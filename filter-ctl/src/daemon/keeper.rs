@@ -50,6 +50,8 @@ struct Memory {
     wrong: BTreeSet<String>,
     /// Why the history can't be written, as it was told.
     history_trouble: Option<String>,
+    /// Devices that were filtered when last looked, by name and index.
+    filtered: BTreeSet<(String, u32)>,
     /// The store's change that its copy has.
     copied: Option<u64>,
     last_proof: Instant,
@@ -80,6 +82,7 @@ impl Keeper {
                 state,
                 wrong: BTreeSet::new(),
                 history_trouble: None,
+                filtered: BTreeSet::new(),
                 copied: None,
                 last_proof: Instant::now(),
             }),
@@ -264,6 +267,14 @@ impl Keeper {
             );
             self.memory().state.drifts += 1;
         }
+        for (device, _) in control.unfiltered()? {
+            if self.memory().filtered.remove(&(device.name.clone(), device.ifindex)) {
+                let what =
+                    format!("{} was no longer filtered: somebody else took the filter off", device.name);
+                self.tell(&Event::new(EventKind::InterfaceLost, &what).with("interface", &device.name));
+                self.memory().state.drifts += 1;
+            }
+        }
         let (done, failures) = control.filter_missing(self.verbose)?;
         for outcome in done {
             self.tell(
@@ -275,6 +286,11 @@ impl Keeper {
             );
         }
         found.extend(failures.into_iter().map(|failure| (EventKind::InterfaceLost, failure)));
+        let filtered = control.filter().interfaces()?.into_iter().filter_map(|loaded| match loaded.state {
+            State::Attached { device, ifindex, .. } => Some((device, ifindex)),
+            _ => None,
+        });
+        self.memory().filtered = filtered.collect();
         Ok(())
     }
 
