@@ -8,6 +8,7 @@ mod resize;
 mod stats;
 mod status;
 mod unload;
+mod upgrade;
 
 use anyhow::Result;
 
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Load(args) => load::run(global, &args),
         Command::Unload(args) => unload::run(global, &args),
         Command::Resize(args) => resize::run(global, &args),
+        Command::Upgrade => upgrade::run(global),
         Command::Status => status::run(global),
         Command::Block(command) => entries::run(global, Action::Block, &command),
         Command::Allow(command) => entries::run(global, Action::Allow, &command),

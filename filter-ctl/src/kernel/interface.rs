@@ -5,12 +5,10 @@ use std::error::Error as _;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::MapInfo;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -21,10 +19,12 @@ use filter_common::abi::{
 use filter_common::prefix::{Geometry, Seeds, Shape};
 use rustix::io::Errno;
 
-use super::errno_of;
+use super::{bpf, errno_of};
 use super::filter::Filter;
 use super::maps::Maps;
-use super::pins::{Pins, Set};
+use super::bpffs::remove_pin;
+use super::pins::Pins;
+use super::set::Set;
 use super::refusal::{Attempt, Refusal, missing_capabilities};
 use crate::host::devices::{self, Device, Mode};
 
@@ -40,10 +40,6 @@ const FRAGS: (u32, u32) = (5, 18);
 /// Lines of the verifier's log that are shown: its last words name the instruction and the rule. The rest of
 /// what can be megabytes is only counted.
 const VERIFIER_LINES: usize = 12;
-
-/// How long a device may still run the program after its link was closed: another process, such as a tool that
-/// lists all links, may hold the link open for a moment.
-const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a loaded interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +88,8 @@ pub struct Loaded {
 ///
 /// If its link can't be opened or queried.
 pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = FdLink::from(link);
-    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    // Open as long as its fdinfo is read.
+    let (_link, info) = open_link(pins, name)?;
     let program_id = info.program_id();
     let ifindex = ifindex_of_open_link(info.id())?;
     let device = devices.iter().find(|device| device.ifindex == ifindex && device.runs(program_id));
@@ -120,6 +113,16 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     Ok(Loaded { name: name.to_owned(), program_id, state })
 }
 
+/// The link of an interface, and what the kernel says of it.
+pub(super) fn open_link(pins: &Pins, name: &str) -> Result<(FdLink, LinkInfo)> {
+    let path = pins.link(name);
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link = FdLink::from(link);
+    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    Ok((link, info))
+}
+
 /// The kernel's id of the program behind the link of an interface; nothing once its device is gone, since then no
 /// program can take its place.
 ///
@@ -127,11 +130,7 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
 ///
 /// If the link can't be opened or queried.
 pub fn program_of(pins: &Pins, name: &str) -> Result<Option<u32>> {
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = FdLink::from(link);
-    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    let (_link, info) = open_link(pins, name)?;
     Ok((ifindex_of_open_link(info.id())? != 0).then_some(info.program_id()))
 }
 
@@ -229,35 +228,69 @@ impl Program<'_> {
         Ok(object)
     }
 
-    /// Loads the program `name` and pins it for an interface, without effect on it.
+    /// Loads the program `name` and pins it, without effect on any interface.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn prepare(&self, interface: &str, name: &str) -> Result<()> {
-        let mut object = self.load(if name == FRAGS_PROGRAM { FRAGS_OBJECT } else { OBJECT }, name)?;
-        let path = self.set.program(interface);
-        remove_pin(&path)?;
-        xdp(&mut object, name)?
-            .pin(&path)
-            .with_context(|| format!("could not pin the program of {interface}"))
+    pub fn prepare(&self, name: &str, pin: &Path) -> Result<()> {
+        self.load_named(name)?.pin(pin)
+    }
+
+    /// Loads the program `name`; that for frames of one page where there is no such program.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn load_named(&self, name: &str) -> Result<LoadedProgram> {
+        let (object, name) = match name {
+            FRAGS_PROGRAM => (FRAGS_OBJECT, FRAGS_PROGRAM),
+            EXPLAIN_PROGRAM => (OBJECT, EXPLAIN_PROGRAM),
+            _ => (OBJECT, PROGRAM),
+        };
+        Ok(LoadedProgram { object: self.load(object, name)?, name })
     }
 }
 
-/// Puts the program that `set` has pinned for an interface behind its link, in place of the one that is there, in one
-/// step.
+/// A program that nothing runs yet.
+pub(super) struct LoadedProgram {
+    object: Ebpf,
+    name: &'static str,
+}
+
+impl LoadedProgram {
+    /// What the kernel says of it.
+    ///
+    /// # Errors
+    ///
+    /// If it says nothing.
+    pub fn info(&mut self) -> Result<ProgramInfo> {
+        xdp(&mut self.object, self.name)?.info().context("could not query the program just loaded")
+    }
+
+    /// Pins it, in place of what may be pinned there.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn pin(&mut self, path: &Path) -> Result<()> {
+        remove_pin(path)?;
+        xdp(&mut self.object, self.name)?
+            .pin(path)
+            .with_context(|| format!("could not pin the program {}", path.display()))
+    }
+}
+
+/// Puts a pinned program behind the link of an interface, in place of the one that is there, in one step.
 ///
 /// # Errors
 ///
 /// If there is no such program, or the kernel refuses; then the other one runs on.
-pub(super) fn switch_to(set: &Set, interface: &str) -> Result<()> {
-    let path = set.program(interface);
-    let mut program = Xdp::from_pin(&path, XdpAttachType::Interface)
-        .with_context(|| format!("could not open the program {}", path.display()))?;
-    let path = set.pins().link(interface);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = XdpLink::try_from(FdLink::from(link)).context("it is no XDP link")?;
+pub(super) fn switch_to(pins: &Pins, interface: &str, program: &Path) -> Result<()> {
+    let mut program = Xdp::from_pin(program, XdpAttachType::Interface)
+        .with_context(|| format!("could not open the program {}", program.display()))?;
+    let (link, _) = open_link(pins, interface)?;
+    let link = XdpLink::try_from(link).context("it is no XDP link")?;
     program
         .attach_to_link(link)
         .map(drop)
@@ -397,22 +430,10 @@ fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32) -> Result<(
 ///
 /// If a pin can't be removed, or the device still runs the program.
 pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
-    // Removing the last reference to a link detaches it, whether or not its device still exists. The kernel
-    // does so at once only when that reference is a descriptor; after a pin it comes some time later.
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = link.unpin().with_context(|| format!("could not remove the pin {}", path.display()))?;
-    let program_id = link.info().with_context(|| format!("could not query the link of {name}"))?.program_id();
-    drop(link);
-    let deadline = Instant::now() + DETACH_PATIENCE;
-    while let Some(device) = devices::devices()?.iter().find(|device| device.runs(program_id)) {
-        ensure!(
-            Instant::now() < deadline,
-            "{} still runs the filter: another process holds its link open; it ends with that process",
-            device.name
-        );
-        thread::sleep(Duration::from_millis(10));
+    let (_, info) = open_link(pins, name)?;
+    unpin_link(&pins.link(name))?;
+    if let Some(device) = devices::devices()?.iter().find(|device| device.runs(info.program_id())) {
+        bail!("{} still runs the filter, though its link was detached", device.name);
     }
     if let Some(set) = pins.set()? {
         remove_pin(&set.program(name))?;
@@ -429,6 +450,15 @@ pub fn slot_of(maps: &Maps, name: &str) -> Result<Option<u32>> {
     let padded = padded(name)?;
     let slots = maps.interfaces()?;
     Ok((0..).zip(slots).find(|(_, slot)| slot.name == padded).map(|(slot, _)| slot))
+}
+
+/// As [`slot_of`], of an interface that has a program.
+///
+/// # Errors
+///
+/// If it has no slot, or the map can't be read.
+pub(super) fn counted_slot(maps: &Maps, name: &str) -> Result<u32> {
+    slot_of(maps, name)?.with_context(|| format!("{name} has a program and no counters"))
 }
 
 /// Finds a slot for `name`, and what it holds: the one it had, with its counts, or a free one, zeroed.
@@ -475,7 +505,7 @@ fn release_slot(maps: &mut Maps, name: &str) -> Result<()> {
     }
 }
 
-fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
+pub(super) fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     let mut padded = [0; INTERFACE_NAME_LENGTH];
     ensure!(
         !name.is_empty() && name.len() < INTERFACE_NAME_LENGTH,
@@ -485,24 +515,16 @@ fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     Ok(padded)
 }
 
-/// Removes a link's pin, and with it the link, at once: see [`detach`]. Does nothing where there is none.
+/// Detaches a link, whether or not its device still exists, and removes its pin. Does nothing where there is none.
 fn unpin_link(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let link =
-        PinnedLink::from_pin(path).with_context(|| format!("could not open the link {}", path.display()))?;
-    link.unpin().map(drop).with_context(|| format!("could not remove the pin {}", path.display()))
-}
-
-/// Removes a pin; does nothing where there is none.
-fn remove_pin(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove the pin {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let link = bpf::open(path).with_context(|| format!("could not open the link {}", path.display()))?;
+    // Removing the last reference would detach it as well; but another process may have one, and after a pin the kernel
+    // does it some time later.
+    bpf::detach(&link).with_context(|| format!("could not detach the link {}", path.display()))?;
+    remove_pin(path)
 }
 
 fn refusal(name: &str, ifindex: u32, mode: Mode, error: ProgramError) -> anyhow::Error {

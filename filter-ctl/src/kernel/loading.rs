@@ -8,10 +8,12 @@ use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
 use filter_common::prefix::{Family, Geometry};
 
 use super::filter::{Filter, PartlyApplied};
+use super::builds;
 use super::interface::{self, Loaded, State};
+use super::lock::Lock;
 use super::maps::{self, Maps};
-use super::pins::{self, Lock, NotLoaded, Pins};
-use super::resize;
+use super::pins::{NotLoaded, Pins};
+use super::{resize, set};
 use crate::host::devices::{self, Device, Mode};
 use crate::host::monotonic_now_s;
 
@@ -54,6 +56,8 @@ pub fn load(
     let targets = targets(interfaces)?;
     // Held until all is done or undone.
     let lock = Arc::new(Lock::create(pins, options.lock_wait)?);
+    builds::require_ours(pins)?;
+    pins.create_directories()?;
     let was_loaded = !pins.loaded_interfaces()?.is_empty();
     let mut loaded = Vec::new();
     load_locked(pins, &lock, &targets, options, &mut loaded)
@@ -97,7 +101,7 @@ fn open_or_create(pins: &Pins, lock: &Arc<Lock>, options: LoadOptions) -> Result
     maps::check_shared(pins)?;
     let (sets, incomplete) = pins.sets()?;
     for directory in &incomplete {
-        pins::remove_incomplete(directory)?;
+        set::remove_incomplete(directory)?;
     }
     if sets.is_empty() {
         let geometry = resize::geometry(
@@ -222,6 +226,7 @@ pub struct Unloaded {
 /// [`PartlyApplied`] if only some could be unloaded.
 pub fn unload(pins: &Pins, interfaces: Option<&[String]>, lock_wait: Duration) -> Result<Unloaded> {
     let _lock = Lock::acquire(pins, lock_wait)?;
+    let pins = &builds::in_force(pins)?;
     let present = pins.loaded_interfaces()?;
     let names = match interfaces {
         None => present.clone(),
