@@ -2,27 +2,33 @@
 
 use anyhow::Result;
 use filter_common::abi::OLDEST_READABLE;
+use thiserror::Error;
 
 use super::handover::running_with;
-use super::pins::{NotLoaded, Pins};
+use super::pins::Pins;
+
+/// The filter that is there is not this build's.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct OtherBuild(pub String);
 
 /// Refuses to work on a filter that this build did not make.
 ///
 /// # Errors
 ///
-/// [`NotLoaded`] if another build's filter is there, with what to do about it.
+/// [`OtherBuild`] if another build's filter is there, with what to do about it.
 pub(super) fn require_ours(pins: &Pins) -> Result<()> {
     require_no_newer(pins)?;
     let Some(older) = older(pins)? else { return Ok(()) };
     let what = if pins.set()?.is_some() { "an upgrade was interrupted" } else { "filtered by another build" };
-    Err(NotLoaded(format!("{what} (ABI {}): run `filter-ctl upgrade`", older.abi_version())).into())
+    Err(OtherBuild(format!("{what} (ABI {}): run `filter-ctl upgrade`", older.abi_version())).into())
 }
 
 /// Refuses to work beside a newer build's filter.
 ///
 /// # Errors
 ///
-/// [`NotLoaded`] if there is one.
+/// [`OtherBuild`] if there is one.
 pub(super) fn require_no_newer(pins: &Pins) -> Result<()> {
     let Some(newer) = pins.others()?.pop().filter(|other| other.abi_version() > pins.abi_version()) else {
         return Ok(());
@@ -35,7 +41,7 @@ pub(super) fn require_no_newer(pins: &Pins) -> Result<()> {
     if !is_in_force {
         return Ok(());
     }
-    Err(NotLoaded(format!(
+    Err(OtherBuild(format!(
         "a newer build made what is pinned at {} (ABI {}, and this one has ABI {}): use that build",
         pins.root().display(),
         newer.abi_version(),

@@ -19,13 +19,13 @@ use filter_common::abi::{
 use filter_common::prefix::{Geometry, Seeds, Shape};
 use rustix::io::Errno;
 
-use super::{bpf, errno_of};
+use super::bpffs::remove_pin;
 use super::filter::Filter;
 use super::maps::Maps;
-use super::bpffs::remove_pin;
 use super::pins::Pins;
-use super::set::Set;
 use super::refusal::{Attempt, Refusal, missing_capabilities};
+use super::set::Set;
+use super::{bpf, errno_of};
 use crate::host::devices::{self, Device, Mode};
 
 /// The BPF object with the programs `filter` and `explain`, built with this program.

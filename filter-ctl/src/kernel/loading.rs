@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow, bail};
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
 use filter_common::prefix::{Family, Geometry};
 
-use super::filter::{Filter, PartlyApplied};
 use super::builds;
+use super::filter::{Filter, PartlyApplied};
 use super::interface::{self, Loaded, State};
 use super::lock::Lock;
 use super::maps::{self, Maps};

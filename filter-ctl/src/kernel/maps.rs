@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
-    self, COUNTERS, Capacity, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES, Interface,
-    MapSpec, NOTES, SLOT_COUNTERS, SWITCH, TOLERATED, counter_index,
+    self, COUNTERS, Capacity, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES,
+    Interface, MapSpec, NOTES, SLOT_COUNTERS, SWITCH, TOLERATED, counter_index,
 };
 use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};

@@ -2,7 +2,7 @@
 
 mod bpf;
 mod bpffs;
-mod builds;
+pub mod builds;
 pub mod explain;
 pub mod filter;
 mod handover;

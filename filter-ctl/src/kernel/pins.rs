@@ -121,7 +121,8 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error).with_context(context),
         };
-        let names = entries.map(|entry| Ok(entry.with_context(context)?.file_name().to_string_lossy().into()));
+        let names =
+            entries.map(|entry| Ok(entry.with_context(context)?.file_name().to_string_lossy().into()));
         let names: Vec<String> = names.collect::<Result<_>>()?;
         Ok(names.into_iter().filter(|name| name.starts_with(ABI_DIRECTORY)).collect())
     }

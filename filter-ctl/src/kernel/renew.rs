@@ -49,7 +49,9 @@ pub(super) fn renew(filter: &Filter, verbose: bool) -> Result<Vec<String>> {
             interface::switch_to(filter.pins(), interface, &set.next(interface))?;
             let runs = interface::program_of(filter.pins(), interface)?;
             ensure!(
-                runs.is_none_or(|id| ProgramInfo::from_pin(set.next(interface)).is_ok_and(|next| next.id() == id)),
+                runs.is_none_or(
+                    |id| ProgramInfo::from_pin(set.next(interface)).is_ok_and(|next| next.id() == id)
+                ),
                 "{interface} runs another program than the one just put in place"
             );
             Ok(())
@@ -62,11 +64,19 @@ pub(super) fn renew(filter: &Filter, verbose: bool) -> Result<Vec<String>> {
             Err(undo) => PartlyApplied::after(&error, &undo).into(),
         });
     }
+    let named = take_names(set);
+    named.map_err(|error| {
+        PartlyApplied(format!("the new programs run, and their pins are not in order: {error:#}"))
+    })?;
+    Ok(different)
+}
+
+/// Gives the new programs, which all run, the names of those before.
+fn take_names(set: &Set) -> Result<()> {
     if set.next_explain().exists() {
         rename_pin(&set.next_explain(), &set.explain())?;
     }
-    settle(set)?;
-    Ok(different)
+    settle(set)
 }
 
 /// Puts the programs that were there before behind the links again.

@@ -14,13 +14,13 @@ use anyhow::{Context as _, Result, bail};
 use filter_common::abi::{Capacity, MAPS, OLDEST_READABLE};
 
 use super::bpffs::link_pin;
-use super::builds;
+use super::builds::{self, OtherBuild};
 use super::filter::{Filter, PartlyApplied};
 use super::handover::{self, Older, Running, running_with};
-use super::interface::{self, State};
+use super::interface::{self, Loaded, State};
 use super::lock::Lock;
 use super::maps::{self, Maps};
-use super::pins::{NotLoaded, Pins};
+use super::pins::Pins;
 use super::set::Set;
 use super::{renew, resize};
 
@@ -50,7 +50,7 @@ pub struct Upgraded {
 ///
 /// # Errors
 ///
-/// [`NotLoaded`] if there is no filter, or one of a build whose ABI this one does not know. Otherwise what the kernel
+/// [`NotLoaded`](super::pins::NotLoaded) if there is no filter, [`OtherBuild`] if its ABI is unknown to this one. Otherwise what the kernel
 /// refused; then the other build's filter goes on, unless [`PartlyApplied`] says that it could not be put back.
 pub fn upgrade(pins: &Pins, lock_wait: Duration, verbose: bool) -> Result<Upgraded> {
     let lock = Arc::new(Lock::acquire(pins, lock_wait)?);
@@ -60,40 +60,46 @@ pub fn upgrade(pins: &Pins, lock_wait: Duration, verbose: bool) -> Result<Upgrad
         && older.is_none()
         && pins.set()?.is_none()
     {
-        return Err(NotLoaded(format!(
+        return Err(OtherBuild(format!(
             "the filter that is there has ABI {}, and this build can take over ABI {OLDEST_READABLE} at the oldest: \
              `filter-ctl unload --all` and load again, or upgrade with a build in between first",
             unknown.abi_version()
         ))
         .into());
     }
-    let mut upgraded = Vec::new();
-    if let Some(older) = &older {
-        upgraded = migrate(pins, &lock, older, verbose)?;
-    }
-    let filter = Filter::open_ours(pins.clone(), lock)?;
-    require_known(&filter)?;
-    upgraded.extend(renew::renew(&filter, verbose)?);
-    let interfaces = filter.interfaces()?.into_iter().map(|loaded| {
+    let (filter, upgraded) = match &older {
+        Some(older) => migrate(pins, &lock, older, verbose)?,
+        None => {
+            let filter = Filter::open_ours(pins.clone(), lock)?;
+            require_known(&filter)?;
+            let upgraded = renew::renew(&filter, verbose)?;
+            (filter, upgraded)
+        }
+    };
+    let interfaces = outcomes(&filter, &upgraded).map_err(|error| {
+        PartlyApplied(format!("the upgrade was made, and what came of it can't be told: {error:#}"))
+    })?;
+    Ok(Upgraded { from_abi: older.map(|older| older.abi_version()), interfaces, entries: filter.len() })
+}
+
+/// What it came to for each loaded interface, of which these were upgraded.
+fn outcomes(filter: &Filter, upgraded: &[String]) -> Result<Vec<(String, Outcome)>> {
+    let outcome = |loaded: Loaded| {
         let outcome = match loaded.state {
             State::Gone => Outcome::Gone,
             _ if upgraded.contains(&loaded.name) => Outcome::Upgraded,
             _ => Outcome::Current,
         };
         (loaded.name, outcome)
-    });
-    Ok(Upgraded {
-        from_abi: older.map(|older| older.abi_version()),
-        interfaces: interfaces.collect(),
-        entries: filter.len(),
-    })
+    };
+    Ok(filter.interfaces()?.into_iter().map(outcome).collect())
 }
 
 /// Refuses where a link runs a program that is pinned nowhere: what it does is unknown.
 fn require_known(filter: &Filter) -> Result<()> {
     for loaded in filter.interfaces()? {
         if let State::Stale { device, .. } = loaded.state {
-            bail!(unknown(&device));
+            bail!("{}; nothing was changed", unknown(&device));
         }
     }
     Ok(())
@@ -107,8 +113,8 @@ fn unknown(interface: &str) -> String {
 }
 
 /// Makes this ABI's tables, or goes on with those that an interrupted upgrade left, and puts them in the place of the
-/// other's. Returns the interfaces that were switched.
-fn migrate(pins: &Pins, lock: &Arc<Lock>, other: &Pins, verbose: bool) -> Result<Vec<String>> {
+/// other's. Returns the filter, and the interfaces that were switched.
+fn migrate(pins: &Pins, lock: &Arc<Lock>, other: &Pins, verbose: bool) -> Result<(Filter, Vec<String>)> {
     maps::check_shared(other)?;
     let (sets, _) = other.sets()?;
     let mut older: Vec<Older> = sets.into_iter().map(Older::of_other_abi).collect::<Result<_>>()?;
@@ -130,14 +136,23 @@ fn migrate(pins: &Pins, lock: &Arc<Lock>, other: &Pins, verbose: bool) -> Result
         create(pins, other, &older, &waiting, verbose).map_err(|error| remove_new(pins, error))?;
     }
     let opened = Filter::open_ours(pins.clone(), Arc::clone(lock));
-    let mut filter = opened.map_err(|error| if switched.is_empty() { remove_new(pins, error) } else { error })?;
+    let mut filter =
+        opened.map_err(|error| if switched.is_empty() { remove_new(pins, error) } else { error })?;
     if !switched.is_empty()
         && let Err(error) = update(&mut filter, &older, &waiting, verbose)
     {
         return Err(handover::go_back(&mut filter, older, error));
     }
     handover::adopt(&mut filter, older)?;
-    Ok(waiting.into_iter().chain(switched).map(|running| running.interface).collect())
+    if !switched.is_empty() {
+        // Those that were switched before may run the programs of the build that was interrupted.
+        renew::renew(&filter, verbose).map_err(|error| {
+            PartlyApplied(format!(
+                "the tables were taken over, and not all programs are this build's: {error:#}"
+            ))
+        })?;
+    }
+    Ok((filter, waiting.into_iter().chain(switched).map(|running| running.interface).collect()))
 }
 
 /// Removes what was made and nobody uses, after `error`, and returns what to report.
