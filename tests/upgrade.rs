@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use aya::programs::ProgramInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use filter_common::abi::{ABI_VERSION, OLDEST_READABLE};
 use filter_ctl::kernel::renames::follow_renames;
@@ -41,7 +42,7 @@ const SERVER: &str = "192.0.2.1";
 fn other_build() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("filter-ctl-{}", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("filter-ctl-other");
         another_build(&path).unwrap();
         path
     })
@@ -230,13 +231,18 @@ fn upgrades_under_flood_lose_nothing() {
         lab.prepare(&mut build, is_same_abi);
         let program =
             || lab.server.run(|| filter_ctl::kernel::interface::program_of(&pins(), FILTERED)).unwrap();
-        let before = program();
+        let explains = || {
+            let path = pins().set().unwrap().unwrap().explain();
+            ProgramInfo::from_pin(path).unwrap().id()
+        };
+        let before = (program(), is_same_abi.then(|| lab.server.run(explains)));
         let upgraded = lab.run(&build, &["upgrade", "--json"]).done().json();
         let from = if is_same_abi { ABI_VERSION } else { OLDEST_READABLE };
         assert_eq!((&upgraded["from_abi"], &upgraded["entries"]), (&from.into(), &3.into()), "{upgraded}");
         let interfaces = [FILTERED, QUIET].map(|name| json!({"interface": name, "outcome": "upgraded"}));
         assert_eq!(upgraded["interfaces"], json!(interfaces), "round {round}");
-        assert_ne!(program(), before, "round {round}");
+        assert_ne!(program(), before.0, "round {round}");
+        assert_ne!(Some(lab.server.run(explains)), before.1, "round {round}");
         // Nothing is left to do for the same build, and something for the other.
         let again = lab.run(&build, &["upgrade"]).done();
         let current = [FILTERED, QUIET].map(|name| format!("{name}: runs this build's program already\n"));

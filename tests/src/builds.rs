@@ -38,9 +38,11 @@ pub fn another_build(path: &Path) -> Result<()> {
         }
     }
     ensure!(changed > 0, "no program could be changed");
-    fs::write(path, binary)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    Ok(())
+    // Whoever runs the one that is there goes on running it.
+    let new = path.with_extension(std::process::id().to_string());
+    fs::write(&new, binary)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::rename(new, path)?)
 }
 
 /// Changes the programs of the ELF file at the start of these bytes. Returns the number of instructions that were changed.

@@ -18,10 +18,11 @@ use filter_common::abi::{Counter, PROGRAM};
 use filter_common::prefix::{self, Edit, Key, Table};
 
 use super::filter::{Filter, PartlyApplied};
-use super::interface::{self, Program};
+use super::interface;
 use super::mapped::MappedCells;
 use super::maps::{self, Maps};
 use super::pins::Pins;
+use super::program::Program;
 use super::set::Set;
 use crate::host::Monotonic;
 

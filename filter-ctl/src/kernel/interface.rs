@@ -11,35 +11,22 @@ use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::programs::XdpAttachType;
-use filter_common::abi::{
-    self, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT, global,
-};
-use filter_common::prefix::{Geometry, Seeds, Shape};
+use filter_common::abi::{self, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT};
 use rustix::io::Errno;
 
 use super::bpffs::remove_pin;
 use super::filter::Filter;
 use super::maps::Maps;
 use super::pins::Pins;
-use super::refusal::{Attempt, Refusal, missing_capabilities};
+use super::program::{Program, effective_capabilities};
+use super::refusal::{Attempt, Refusal};
 use super::set::Set;
 use super::{bpf, errno_of};
 use crate::host::devices::{self, Device, Mode};
 
-/// The BPF object with the programs `filter` and `explain`, built with this program.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
-
-/// The BPF object with the program `filter_frags`.
-static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
-
 /// First kernel with XDP frags (commit f45d5b6ce2e8).
 const FRAGS: (u32, u32) = (5, 18);
-
-/// Lines of the verifier's log that are shown: its last words name the instruction and the rule. The rest of
-/// what can be megabytes is only counted.
-const VERIFIER_LINES: usize = 12;
 
 /// What became of a loaded interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,114 +160,6 @@ fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<O
     Ok(is_ours.then_some(program))
 }
 
-/// Makes and pins the maps of `set` and the program that explains, and those maps that all sets share as far as they
-/// are missing. The tables' words are all zero.
-///
-/// # Errors
-///
-/// If the kernel refuses.
-pub fn create_maps(set: &Set, geometry: Geometry, seeds: Seeds, verbose: bool) -> Result<()> {
-    let program = Program { set, geometry, shape: geometry.shape(seeds), slot: TEST_SLOT, verbose };
-    let mut object = program.load(OBJECT, EXPLAIN_PROGRAM)?;
-    xdp(&mut object, EXPLAIN_PROGRAM)?.pin(set.explain()).context("could not pin the program that explains")
-}
-
-/// What a program is loaded with.
-pub(super) struct Program<'s> {
-    /// Its tables.
-    pub set: &'s Set,
-    /// Their sizes.
-    pub geometry: Geometry,
-    /// What it must know of them.
-    pub shape: Shape,
-    /// The interface slot that it counts in.
-    pub slot: u32,
-    /// Whether to keep all of the verifier's log.
-    pub verbose: bool,
-}
-
-impl Program<'_> {
-    /// Loads the program `name` of an object with the maps of its set; makes those that are missing.
-    fn load(&self, object: &[u8], name: &str) -> Result<Ebpf> {
-        let mut loader = EbpfLoader::new();
-        let Shape { seeds: Seeds(seeds), buckets, bloom_words } = self.shape;
-        let ids = self.geometry.ids();
-        // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing,
-        // so its object lacks what only counting needs.
-        loader
-            .btf(None)
-            .override_global(global::SEEDS, &seeds, true)
-            .override_global(global::BUCKETS, &buckets, true)
-            .override_global(global::BLOOM_WORDS, &bloom_words, true)
-            .override_global(global::INTERFACE_SLOT, &self.slot, true)
-            .override_global(global::IDS, &ids, true);
-        if self.verbose {
-            loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
-        }
-        for spec in &abi::MAPS {
-            loader.map_pin_path(spec.name, self.set.map(spec));
-            loader.map_max_entries(spec.name, spec.capacity.elements(self.geometry));
-        }
-        let loaded = loader.load(object);
-        let mut object =
-            loaded.map_err(|error| explained(anyhow!(error).context("could not create the maps")))?;
-        xdp(&mut object, name)?.load().map_err(|error| explained(verifier_error(error, self.verbose)))?;
-        Ok(object)
-    }
-
-    /// Loads the program `name` and pins it, without effect on any interface.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn prepare(&self, name: &str, pin: &Path) -> Result<()> {
-        self.load_named(name)?.pin(pin)
-    }
-
-    /// Loads the program `name`; that for frames of one page where there is no such program.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn load_named(&self, name: &str) -> Result<LoadedProgram> {
-        let (object, name) = match name {
-            FRAGS_PROGRAM => (FRAGS_OBJECT, FRAGS_PROGRAM),
-            EXPLAIN_PROGRAM => (OBJECT, EXPLAIN_PROGRAM),
-            _ => (OBJECT, PROGRAM),
-        };
-        Ok(LoadedProgram { object: self.load(object, name)?, name })
-    }
-}
-
-/// A program that nothing runs yet.
-pub(super) struct LoadedProgram {
-    object: Ebpf,
-    name: &'static str,
-}
-
-impl LoadedProgram {
-    /// What the kernel says of it.
-    ///
-    /// # Errors
-    ///
-    /// If it says nothing.
-    pub fn info(&mut self) -> Result<ProgramInfo> {
-        xdp(&mut self.object, self.name)?.info().context("could not query the program just loaded")
-    }
-
-    /// Pins it, in place of what may be pinned there.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn pin(&mut self, path: &Path) -> Result<()> {
-        remove_pin(path)?;
-        xdp(&mut self.object, self.name)?
-            .pin(path)
-            .with_context(|| format!("could not pin the program {}", path.display()))
-    }
-}
-
 /// Puts a pinned program behind the link of an interface, in place of the one that is there, in one step.
 ///
 /// # Errors
@@ -297,29 +176,6 @@ pub(super) fn switch_to(pins: &Pins, interface: &str, program: &Path) -> Result<
         .with_context(|| format!("{interface}: the kernel did not put the new program in place"))
 }
 
-fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp> {
-    let program = object.program_mut(name).with_context(|| format!("the object holds no program {name}"))?;
-    program.try_into().with_context(|| format!("{name} is no XDP program"))
-}
-
-/// The end of the verifier's log in place of all of it.
-fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return anyhow::Error::new(error).context("the kernel refused the program");
-    };
-    let log = verifier_log.to_string();
-    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let shown = if verbose { lines.len() } else { VERIFIER_LINES.min(lines.len()) };
-    let omitted = lines.len() - shown;
-    let tail = lines[omitted..].join("\n");
-    let hint = if omitted > 0 {
-        format!("\n({omitted} lines before these; all with --verbose)")
-    } else {
-        String::new()
-    };
-    anyhow!(io_error).context(format!("the kernel's verifier refused the program:\n{tail}{hint}"))
-}
-
 /// Loads a program for `device`, attaches it by a bpf_link and pins both, in place of what may be pinned for a
 /// device of this name that is gone.
 ///
@@ -331,26 +187,24 @@ pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verb
     let Filter { set, table, maps, .. } = filter;
     let pins = &set.pins().clone();
     let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
-    let load = |object, name| program.load(object, name);
-    let mut name = PROGRAM;
-    let mut object = load(OBJECT, name)?;
-    let link = match attach_link(xdp(&mut object, name)?, device, mode) {
+    let mut loaded = program.load_named(PROGRAM)?;
+    let link = match attach_link(loaded.xdp()?, device, mode) {
         // Frames beyond a page need the other program. It asks more of the driver, and is slower to read headers: so
         // only where the MTU is what stands in the way.
         Err(refused)
             if is_about_the_mtu(&refused) && kernel_version().is_some_and(|kernel| kernel >= FRAGS) =>
         {
-            name = FRAGS_PROGRAM;
-            object = load(FRAGS_OBJECT, name)
+            loaded = program
+                .load_named(FRAGS_PROGRAM)
                 .map_err(|error| error.context(format!("{refused:#}; with frags")))?;
             // Where frags are refused as well, the MTU is still the cause that can be mended.
-            attach_link(xdp(&mut object, name)?, device, mode)
+            attach_link(loaded.xdp()?, device, mode)
                 .map_err(|error| if error.is::<Refusal>() { refused } else { error })?
         }
         attached => attached?,
     };
-    let program = xdp(&mut object, name)?;
-    let program_id = program.info().context("could not query the program")?.id();
+    let program_id = loaded.info()?.id();
+    let program = loaded.xdp()?;
 
     // Attached while this process lives; from the moment its link is pinned, for good. The slot is taken before.
     let taken = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };
@@ -558,25 +412,9 @@ fn refusal_for(name: &str, ifindex: u32, mode: Mode, errno: i32) -> Refusal {
     Refusal::new(name, errno, &attempt)
 }
 
-/// Names the missing capabilities where the kernel refused for want of one.
-fn explained(error: anyhow::Error) -> anyhow::Error {
-    let denied =
-        matches!(errno_of(error.as_ref()).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS));
-    match effective_capabilities().map(missing_capabilities) {
-        Some(missing) if denied && !missing.is_empty() => {
-            error.context(format!("this process lacks {}; run it as root or grant these", missing.join(", ")))
-        }
-        _ => error,
-    }
-}
-
 fn program_name(id: u32) -> Option<String> {
     let program = loaded_programs().flatten().find(|program| program.id() == id)?;
     Some(program.name_as_str()?.to_owned())
-}
-
-fn effective_capabilities() -> Option<u64> {
-    Some(procfs::process::Process::myself().ok()?.status().ok()?.capeff)
 }
 
 fn kernel_version() -> Option<(u32, u32)> {

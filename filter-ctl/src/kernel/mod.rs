@@ -12,6 +12,7 @@ mod lock;
 mod mapped;
 pub mod maps;
 pub mod pins;
+mod program;
 pub mod refusal;
 pub mod renames;
 mod renew;

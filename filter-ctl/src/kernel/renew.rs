@@ -14,8 +14,9 @@ use super::bpf;
 use super::bpffs::rename_pin;
 use super::filter::{Filter, PartlyApplied};
 use super::handover::{Running, running_with};
-use super::interface::{self, Program};
+use super::interface;
 use super::pins::Pins;
+use super::program::Program;
 use super::set::Set;
 
 /// Replaces the programs that differ from this build's. Returns the interfaces for which that was so. All or nothing.

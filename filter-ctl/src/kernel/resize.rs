@@ -10,10 +10,11 @@ use filter_common::prefix::{self, Family, Geometry, Seeds, Table};
 
 use super::filter::{Filter, PartlyApplied};
 use super::handover::{self, Older, Source};
-use super::interface::{self, State};
+use super::interface::State;
 use super::mapped::MappedCells;
 use super::maps;
 use super::pins::Pins;
+use super::program;
 use super::set::Set;
 use crate::host::memory_available;
 
@@ -59,7 +60,7 @@ pub fn create_set(
     let set = pins.new_set()?;
     let made = (|| {
         let seeds = random_seeds()?;
-        interface::create_maps(&set, geometry, seeds, verbose)?;
+        program::create_maps(&set, geometry, seeds, verbose)?;
         let cells = MappedCells::open(&set, geometry, &MAPS)?;
         fill(&set, &mut Table::create(cells, geometry, seeds))
     })();
