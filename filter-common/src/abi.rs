@@ -12,6 +12,11 @@ use crate::reason::{Reason, Verdict};
 /// with different layouts never share a map.
 pub const ABI_VERSION: u32 = 5;
 
+/// The oldest version from which an upgrade takes over entries and counters. Since then the maps `header`, `entries`,
+/// `notes` and `entry_counters`, and those that no set of tables has to itself, have had the same layout, but for words
+/// that were zero before they got a meaning.
+pub const OLDEST_READABLE: u32 = 4;
+
 /// Interfaces that can be counted apart, slot [`TEST_SLOT`] included. One slot costs
 /// [`SLOT_COUNTERS`] × 16 bytes a CPU; a server with more ingress interfaces than 63 has not been seen.
 pub const INTERFACE_SLOTS: u32 = 64;

@@ -123,6 +123,14 @@ code 4 if something could not be mended.")]
 
 The new tables are made beside the old ones, so for a moment there must be memory for both.")]
     Resize(ResizeArgs),
+    /// Put this build's programs in the place of those that another build of filter-ctl loaded. Entries, deadlines and
+    /// counters are kept, and no packet passes unfiltered meanwhile.
+    #[command(after_help = "Example, after the new filter-ctl was installed:
+  filter-ctl upgrade
+
+Where the tables are laid out differently, new ones are made beside the old ones, so for a moment there
+must be memory for both. Where it fails, the other build's filter goes on.")]
+    Upgrade,
     /// Edit the prefixes whose traffic is dropped.
     #[command(subcommand)]
     Block(EntryCommand),

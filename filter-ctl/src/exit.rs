@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::kernel::builds::OtherBuild;
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::pins::NotLoaded;
 use crate::policy::{OwnerError, PrefixError, ReasonTextError, TtlError};
@@ -36,7 +37,7 @@ impl Exit {
     pub fn of(error: &anyhow::Error) -> Self {
         if is_closed_pipe(error) {
             Self::Done
-        } else if error.is::<NotLoaded>() {
+        } else if error.is::<NotLoaded>() || error.is::<OtherBuild>() {
             Self::NotLoaded
         } else if error.is::<PartlyApplied>() || error.is::<Unreported>() {
             Self::Partly

@@ -1,5 +1,6 @@
 //! What all tests share: the lab, the scenarios and the tools to send and count frames.
 
+pub mod builds;
 pub mod flood;
 pub mod frames;
 pub mod kernel_side;

@@ -47,9 +47,10 @@ impl Level {
                 &["--package", "filter-tests", "--test", "host", "--test", "tables"],
             ],
             Self::Kernel => &[&["--package", "filter-tests", "--test", "kernel"]],
-            Self::Wire => {
-                &[&["--package", "filter-tests", "--test", "wire", "--test", "cli", "--test", "lifecycle"]]
-            }
+            Self::Wire => &[
+                &["--package", "filter-tests", "--test", "wire", "--test", "cli"],
+                &["--package", "filter-tests", "--test", "lifecycle", "--test", "upgrade"],
+            ],
         }
     }
 }

@@ -14,6 +14,7 @@ mod show;
 mod stats;
 mod status;
 mod unload;
+mod upgrade;
 mod verify;
 
 use std::io::{self, BufRead};
@@ -59,6 +60,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Unload(args) => unload::run(session, args),
         Command::Restore(args) => restore::run(session, args),
         Command::Resize(args) => resize::run(session, args),
+        Command::Upgrade => upgrade::run(session),
         Command::Status => status::run(session),
         Command::Block(command) => entries::run(session, Action::Block, command),
         Command::Allow(command) => entries::run(session, Action::Allow, command),

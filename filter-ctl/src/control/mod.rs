@@ -136,6 +136,34 @@ impl Control {
         crate::kernel::loading::renew_stale(&mut self.filter, verbose)
     }
 
+    /// Gives pins, counters and policy of renamed interfaces the names that their devices have now. Returns both names.
+    ///
+    /// # Errors
+    ///
+    /// If netlink fails, or a pin can't be changed; then the next call finishes it.
+    pub fn follow_renames(&mut self) -> Result<Vec<(String, String)>> {
+        let renamed = crate::kernel::renames::follow_renames(&mut self.filter)?;
+        if renamed.is_empty() {
+            return Ok(renamed);
+        }
+        let mut policy = self.policy();
+        for (from, to) in &renamed {
+            // A device that gets the old name is filtered as the policy says of that name.
+            if let Some(mode) = policy.mode_of(from) {
+                policy.include(std::slice::from_ref(to), mode);
+            }
+        }
+        let record = self.author.record(json!({ "renamed": renamed }));
+        self.write_policy(&policy, &record);
+        Ok(renamed)
+    }
+
+    /// Writes a line into the audit log, about what was done beside the store.
+    pub fn note(&mut self, change: serde_json::Value) {
+        let (policy, record) = (self.policy(), self.author.record(change));
+        self.write_policy(&policy, &record);
+    }
+
     /// Gives up the store, after `error`.
     fn lose_store(&mut self, error: &anyhow::Error) {
         if let Ok(store) = &self.store {

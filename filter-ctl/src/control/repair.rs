@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use super::interfaces::open_checked;
 use super::{Author, Control, Finding, Place, Restored};
+use crate::kernel::Lock;
 use crate::kernel::loading::{self, Sizes};
-use crate::kernel::pins::{Lock, NotLoaded};
+use crate::kernel::pins::NotLoaded;
 use crate::store::{Store, Unusable};
 
 /// What was mended, and what could not be.

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
 use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand};
 use crate::exit::Exit;
-use crate::kernel::interface::build;
+use crate::kernel::program::build;
 use crate::output::{Output, Style};
 
 /// How long the daemon may take to say that it is ready, before the command is done without it.
@@ -54,7 +54,8 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
         Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.
-        Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Completions { .. } => Kind::Own,
+        Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
+        Command::Completions { .. } => Kind::Own,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::kernel::interface::State;
 use crate::kernel::maps::Maps;
 use crate::kernel::pins::NotLoaded;
 use crate::kernel::proof;
+use crate::kernel::upgrade::{Outcome, Upgraded, upgrade};
 use crate::policy::{Action, Deadline, Owner, ReasonText};
 use crate::store::history::History;
 use crate::store::{Actor, Kept, Via, backup, wall_now_s};
@@ -146,6 +147,14 @@ impl Keeper {
     }
 
     fn take_over(&self) -> Result<Vec<String>> {
+        match upgrade(&self.place.pins, self.place.lock_wait, self.verbose) {
+            Ok(upgraded) => self.tell_upgraded(&upgraded),
+            Err(error) if error.is::<NotLoaded>() => {}
+            // Then the programs that are there go on.
+            Err(error) => {
+                self.tell(&Event::new(EventKind::Drift, &format!("no upgrade to this build: {error:#}")))
+            }
+        }
         let author = self.author("run");
         let mut restored = control::restore(&self.place, author.clone(), AT_START, self.verbose)?;
         if let Some(damaged) = restored.damaged.take() {
@@ -170,6 +179,13 @@ impl Keeper {
             );
         }
         Ok(control.filter().interfaces()?.into_iter().map(|loaded| loaded.name).collect())
+    }
+
+    fn tell_upgraded(&self, upgraded: &Upgraded) {
+        for (name, _) in upgraded.interfaces.iter().filter(|(_, outcome)| *outcome == Outcome::Upgraded) {
+            let what = format!("{name} runs this build's program now");
+            self.tell(&Event::new(EventKind::Upgraded, &what).with("interface", name));
+        }
     }
 
     /// Puts the entries in place with which proofs are made.
@@ -252,6 +268,10 @@ impl Keeper {
 
     /// Filters what is to be filtered and is not: devices that appeared, and what somebody else detached.
     fn filter_missing(&self, control: &mut Control, found: &mut Vec<(EventKind, String)>) -> Result<()> {
+        for (from, to) in control.follow_renames()? {
+            let what = format!("{from} is named {to} now, and filtered as before");
+            self.tell(&Event::new(EventKind::InterfaceFiltered, &what).with("interface", &to));
+        }
         let stale = control.renew_stale(self.verbose)?;
         for name in stale {
             self.tell(

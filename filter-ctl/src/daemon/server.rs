@@ -21,7 +21,7 @@ use super::protocol::{Answer, GO, LONGEST_LINE, Request, receive, send};
 use crate::cli::{Cli, definition};
 use crate::commands::Session;
 use crate::host::users;
-use crate::kernel::interface::build;
+use crate::kernel::program::build;
 use crate::output::Output;
 use crate::store::{Actor, Via};
 

@@ -7,6 +7,7 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use filter_common::{Decision, abi};
 
+use super::builds;
 use super::pins::{NotLoaded, Pins};
 
 /// Lengths of frames that the kernel takes in a test-run without frags: an Ethernet header, and what is left of a
@@ -23,6 +24,7 @@ impl Explainer {
     ///
     /// [`NotLoaded`] if there is no filter.
     pub fn open(pins: &Pins) -> Result<Self> {
+        builds::require_ours(pins)?;
         let Some(path) = pins.set()?.map(|set| set.explain()).filter(|path| path.exists()) else {
             let missing = format!(
                 "there is no program below {}; `filter-ctl load IFACE`, or use --offline",

@@ -11,11 +11,15 @@ use filter_common::prefix::{self, AHEAD, Edit, Family, Finger, Geometry, REST_S,
 use filter_common::{NO_ENTRY, Reason};
 use thiserror::Error;
 
+use super::builds;
+use super::handover::{self, Older};
 use super::interface::{self, Loaded};
+use super::lock::Lock;
 use super::mapped::MappedCells;
 use super::maps::{self, Maps};
-use super::pins::{self, Lock, NotLoaded, Pins, Set};
-use super::resize;
+use super::pins::{NotLoaded, Pins};
+use super::renew;
+use super::set::{self, Set};
 use crate::host::{Monotonic, monotonic_now_s};
 use crate::plan::{self, Current, Plan, Room, Target};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
@@ -79,9 +83,15 @@ impl Filter {
 
     /// As [`Filter::open`], by a caller that has the lock.
     pub(crate) fn open_locked(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
+        builds::require_ours(&pins)?;
+        Self::open_ours(pins, lock)
+    }
+
+    /// As [`Filter::open_locked`], also while another ABI's filter is there, whose place this one is taking.
+    pub(super) fn open_ours(pins: Pins, lock: Arc<Lock>) -> Result<Self> {
         let (mut sets, incomplete) = pins.sets()?;
         for directory in &incomplete {
-            pins::remove_incomplete(directory)?;
+            set::remove_incomplete(directory)?;
         }
         let Some(set) = sets.last().cloned() else {
             let is_interrupted =
@@ -102,14 +112,12 @@ impl Filter {
         let mut filter = Self { pins, maps, set, table, _lock: lock };
         filter.recover()?;
         sets.pop();
-        for older in sets {
-            // Where it can't be finished, it is taken back; then the older tables are in force, and all is well.
-            let older_table = maps::open_table(&older)?;
-            if let Err(error) = resize::adopt(&mut filter, older, older_table)
-                && error.is::<PartlyApplied>()
-            {
-                return Err(error);
-            }
+        let older: Vec<Older> = sets.into_iter().map(Older::open).collect::<Result<_>>()?;
+        // Where it can't be finished, it is taken back; then the older tables are in force, and all is well.
+        if let Err(error) = handover::adopt(&mut filter, older)
+            && error.is::<PartlyApplied>()
+        {
+            return Err(error);
         }
         Ok(filter)
     }
@@ -457,8 +465,11 @@ impl Filter {
             && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
     }
 
-    /// Finishes a change that was interrupted, and frees the slots of interfaces whose loading was.
+    /// Finishes a change that was interrupted, an upgrade to another build's programs included, and frees the slots of
+    /// interfaces whose loading was.
     fn recover(&mut self) -> Result<()> {
+        self.pins.remove_gone()?;
+        renew::settle(&self.set)?;
         interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
         if self.table.is_dirty() {
             self.table.cells().map_all()?;

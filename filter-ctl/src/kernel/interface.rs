@@ -5,56 +5,29 @@ use std::error::Error as _;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::MapInfo;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, Xdp, XdpMode, loaded_programs};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_obj::programs::XdpAttachType;
-use filter_common::abi::{
-    self, EXPLAIN_PROGRAM, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT, global,
-};
-use filter_common::prefix::{Geometry, Seeds, Shape};
+use filter_common::abi::{self, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PROGRAM, TEST_SLOT};
 use rustix::io::Errno;
 
-use super::errno_of;
+use super::bpffs::remove_pin;
 use super::filter::Filter;
 use super::maps::Maps;
-use super::pins::{Pins, Set};
-use super::refusal::{Attempt, Refusal, missing_capabilities};
+use super::pins::Pins;
+use super::program::{Program, effective_capabilities};
+use super::refusal::{Attempt, Refusal};
+use super::set::Set;
+use super::{bpf, errno_of};
 use crate::host::devices::{self, Device, Mode};
 use crate::host::monotonic_now_s;
 
-/// The BPF object with the programs `filter` and `explain`, built with this program.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
-
-/// The BPF object with the program `filter_frags`.
-static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
-
-/// What tells this build from others that mean something else by the same words: its version, and its programs.
-pub fn build() -> String {
-    // FNV-1a: enough to tell builds apart, and the same in all of them.
-    let sum = OBJECT
-        .iter()
-        .chain(FRAGS_OBJECT)
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{} {} {sum:016x}", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION)
-}
-
 /// First kernel with XDP frags (commit f45d5b6ce2e8).
 const FRAGS: (u32, u32) = (5, 18);
-
-/// Lines of the verifier's log that are shown: its last words name the instruction and the rule. The rest of
-/// what can be megabytes is only counted.
-const VERIFIER_LINES: usize = 12;
-
-/// How long a device may still run the program after its link was closed: another process, such as a tool that
-/// lists all links, may hold the link open for a moment.
-const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a loaded interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,11 +76,8 @@ pub struct Loaded {
 ///
 /// If its link can't be opened or queried.
 pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = FdLink::from(link);
-    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    // Open as long as its fdinfo is read.
+    let (_link, info) = open_link(pins, name)?;
     let program_id = info.program_id();
     let ifindex = ifindex_of_open_link(info.id())?;
     let device = devices.iter().find(|device| device.ifindex == ifindex && device.runs(program_id));
@@ -131,6 +101,16 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
     Ok(Loaded { name: name.to_owned(), program_id, state })
 }
 
+/// The link of an interface, and what the kernel says of it.
+pub(super) fn open_link(pins: &Pins, name: &str) -> Result<(FdLink, LinkInfo)> {
+    let path = pins.link(name);
+    let link =
+        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
+    let link = FdLink::from(link);
+    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    Ok((link, info))
+}
+
 /// The kernel's id of the program behind the link of an interface; nothing once its device is gone, since then no
 /// program can take its place.
 ///
@@ -138,11 +118,7 @@ pub fn inspect(pins: &Pins, name: &str, devices: &[Device]) -> Result<Loaded> {
 ///
 /// If the link can't be opened or queried.
 pub fn program_of(pins: &Pins, name: &str) -> Result<Option<u32>> {
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = FdLink::from(link);
-    let info = link.info().with_context(|| format!("could not query the link {}", path.display()))?;
+    let (_link, info) = open_link(pins, name)?;
     Ok((ifindex_of_open_link(info.id())? != 0).then_some(info.program_id()))
 }
 
@@ -185,117 +161,20 @@ fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<O
     Ok(is_ours.then_some(program))
 }
 
-/// Makes and pins the maps of `set` and the program that explains, and those maps that all sets share as far as they
-/// are missing. The tables' words are all zero.
-///
-/// # Errors
-///
-/// If the kernel refuses.
-pub fn create_maps(set: &Set, geometry: Geometry, seeds: Seeds, verbose: bool) -> Result<()> {
-    let program = Program { set, geometry, shape: geometry.shape(seeds), slot: TEST_SLOT, verbose };
-    let mut object = program.load(OBJECT, EXPLAIN_PROGRAM)?;
-    xdp(&mut object, EXPLAIN_PROGRAM)?.pin(set.explain()).context("could not pin the program that explains")
-}
-
-/// What a program is loaded with.
-pub(super) struct Program<'s> {
-    /// Its tables.
-    pub set: &'s Set,
-    /// Their sizes.
-    pub geometry: Geometry,
-    /// What it must know of them.
-    pub shape: Shape,
-    /// The interface slot that it counts in.
-    pub slot: u32,
-    /// Whether to keep all of the verifier's log.
-    pub verbose: bool,
-}
-
-impl Program<'_> {
-    /// Loads the program `name` of an object with the maps of its set; makes those that are missing.
-    fn load(&self, object: &[u8], name: &str) -> Result<Ebpf> {
-        let mut loader = EbpfLoader::new();
-        let Shape { seeds: Seeds(seeds), buckets, bloom_words } = self.shape;
-        let ids = self.geometry.ids();
-        // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing,
-        // so its object lacks what only counting needs.
-        loader
-            .btf(None)
-            .override_global(global::SEEDS, &seeds, true)
-            .override_global(global::BUCKETS, &buckets, true)
-            .override_global(global::BLOOM_WORDS, &bloom_words, true)
-            .override_global(global::INTERFACE_SLOT, &self.slot, true)
-            .override_global(global::IDS, &ids, true);
-        if self.verbose {
-            loader.verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS);
-        }
-        for spec in &abi::MAPS {
-            loader.map_pin_path(spec.name, self.set.map(spec));
-            loader.map_max_entries(spec.name, spec.capacity.elements(self.geometry));
-        }
-        let loaded = loader.load(object);
-        let mut object =
-            loaded.map_err(|error| explained(anyhow!(error).context("could not create the maps")))?;
-        xdp(&mut object, name)?.load().map_err(|error| explained(verifier_error(error, self.verbose)))?;
-        Ok(object)
-    }
-
-    /// Loads the program `name` and pins it for an interface, without effect on it.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses.
-    pub fn prepare(&self, interface: &str, name: &str) -> Result<()> {
-        let mut object = self.load(if name == FRAGS_PROGRAM { FRAGS_OBJECT } else { OBJECT }, name)?;
-        let path = self.set.program(interface);
-        remove_pin(&path)?;
-        xdp(&mut object, name)?
-            .pin(&path)
-            .with_context(|| format!("could not pin the program of {interface}"))
-    }
-}
-
-/// Puts the program that `set` has pinned for an interface behind its link, in place of the one that is there, in one
-/// step.
+/// Puts a pinned program behind the link of an interface, in place of the one that is there, in one step.
 ///
 /// # Errors
 ///
 /// If there is no such program, or the kernel refuses; then the other one runs on.
-pub(super) fn switch_to(set: &Set, interface: &str) -> Result<()> {
-    let path = set.program(interface);
-    let mut program = Xdp::from_pin(&path, XdpAttachType::Interface)
-        .with_context(|| format!("could not open the program {}", path.display()))?;
-    let path = set.pins().link(interface);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = XdpLink::try_from(FdLink::from(link)).context("it is no XDP link")?;
+pub(super) fn switch_to(pins: &Pins, interface: &str, program: &Path) -> Result<()> {
+    let mut program = Xdp::from_pin(program, XdpAttachType::Interface)
+        .with_context(|| format!("could not open the program {}", program.display()))?;
+    let (link, _) = open_link(pins, interface)?;
+    let link = XdpLink::try_from(link).context("it is no XDP link")?;
     program
         .attach_to_link(link)
         .map(drop)
         .with_context(|| format!("{interface}: the kernel did not put the new program in place"))
-}
-
-fn xdp<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut Xdp> {
-    let program = object.program_mut(name).with_context(|| format!("the object holds no program {name}"))?;
-    program.try_into().with_context(|| format!("{name} is no XDP program"))
-}
-
-/// The end of the verifier's log in place of all of it.
-fn verifier_error(error: ProgramError, verbose: bool) -> anyhow::Error {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return anyhow::Error::new(error).context("the kernel refused the program");
-    };
-    let log = verifier_log.to_string();
-    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let shown = if verbose { lines.len() } else { VERIFIER_LINES.min(lines.len()) };
-    let omitted = lines.len() - shown;
-    let tail = lines[omitted..].join("\n");
-    let hint = if omitted > 0 {
-        format!("\n({omitted} lines before these; all with --verbose)")
-    } else {
-        String::new()
-    };
-    anyhow!(io_error).context(format!("the kernel's verifier refused the program:\n{tail}{hint}"))
 }
 
 /// Loads a program for `device`, attaches it by a bpf_link and pins both, in place of what may be pinned for a
@@ -309,26 +188,24 @@ pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verb
     let Filter { set, table, maps, .. } = filter;
     let pins = &set.pins().clone();
     let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
-    let load = |object, name| program.load(object, name);
-    let mut name = PROGRAM;
-    let mut object = load(OBJECT, name)?;
-    let link = match attach_link(xdp(&mut object, name)?, device, mode) {
+    let mut loaded = program.load_named(PROGRAM)?;
+    let link = match attach_link(loaded.xdp()?, device, mode) {
         // Frames beyond a page need the other program. It asks more of the driver, and is slower to read headers: so
         // only where the MTU is what stands in the way.
         Err(refused)
             if is_about_the_mtu(&refused) && kernel_version().is_some_and(|kernel| kernel >= FRAGS) =>
         {
-            name = FRAGS_PROGRAM;
-            object = load(FRAGS_OBJECT, name)
+            loaded = program
+                .load_named(FRAGS_PROGRAM)
                 .map_err(|error| error.context(format!("{refused:#}; with frags")))?;
             // Where frags are refused as well, the MTU is still the cause that can be mended.
-            attach_link(xdp(&mut object, name)?, device, mode)
+            attach_link(loaded.xdp()?, device, mode)
                 .map_err(|error| if error.is::<Refusal>() { refused } else { error })?
         }
         attached => attached?,
     };
-    let program = xdp(&mut object, name)?;
-    let program_id = program.info().context("could not query the program")?.id();
+    let program_id = loaded.info()?.id();
+    let program = loaded.xdp()?;
 
     // Attached while this process lives; from the moment its link is pinned, for good. The slot is taken before.
     let taken = abi::Interface { name: padded(&device.name)?, ifindex: device.ifindex, loaded_s: now_s };
@@ -358,10 +235,10 @@ pub fn renew(filter: &mut Filter, name: &str, ifindex: u32, verbose: bool) -> Re
     filter.maps.set_interface(slot, &taken)?;
     let Filter { set, table, .. } = filter;
     let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
-    program.prepare(name, PROGRAM).and_then(|()| switch_to(set, name)).or_else(|refused| {
-        // Where the device takes frames beyond a page, the kernel refuses a program that does not.
-        program.prepare(name, FRAGS_PROGRAM).and_then(|()| switch_to(set, name)).map_err(|_| refused)
-    })
+    let pin = set.program(name);
+    let put = |kind| program.prepare(kind, &pin).and_then(|()| switch_to(set.pins(), name, &pin));
+    // Where the device takes frames beyond a page, the kernel refuses a program that does not.
+    put(PROGRAM).or_else(|refused| put(FRAGS_PROGRAM).map_err(|_| refused))
 }
 
 fn is_about_the_mtu(error: &anyhow::Error) -> bool {
@@ -425,22 +302,10 @@ fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32) -> Result<(
 ///
 /// If a pin can't be removed, or the device still runs the program.
 pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
-    // Removing the last reference to a link detaches it, whether or not its device still exists. The kernel
-    // does so at once only when that reference is a descriptor; after a pin it comes some time later.
-    let path = pins.link(name);
-    let link =
-        PinnedLink::from_pin(&path).with_context(|| format!("could not open the link {}", path.display()))?;
-    let link = link.unpin().with_context(|| format!("could not remove the pin {}", path.display()))?;
-    let program_id = link.info().with_context(|| format!("could not query the link of {name}"))?.program_id();
-    drop(link);
-    let deadline = Instant::now() + DETACH_PATIENCE;
-    while let Some(device) = devices::devices()?.iter().find(|device| device.runs(program_id)) {
-        ensure!(
-            Instant::now() < deadline,
-            "{} still runs the filter: another process holds its link open; it ends with that process",
-            device.name
-        );
-        thread::sleep(Duration::from_millis(10));
+    let (_, info) = open_link(pins, name)?;
+    unpin_link(&pins.link(name))?;
+    if let Some(device) = devices::devices()?.iter().find(|device| device.runs(info.program_id())) {
+        bail!("{} still runs the filter, though its link was detached", device.name);
     }
     if let Some(set) = pins.set()? {
         remove_pin(&set.program(name))?;
@@ -457,6 +322,15 @@ pub fn slot_of(maps: &Maps, name: &str) -> Result<Option<u32>> {
     let padded = padded(name)?;
     let slots = maps.interfaces()?;
     Ok((0..).zip(slots).find(|(_, slot)| slot.name == padded).map(|(slot, _)| slot))
+}
+
+/// As [`slot_of`], of an interface that has a program.
+///
+/// # Errors
+///
+/// If it has no slot, or the map can't be read.
+pub(super) fn counted_slot(maps: &Maps, name: &str) -> Result<u32> {
+    slot_of(maps, name)?.with_context(|| format!("{name} has a program and no counters"))
 }
 
 /// Finds a slot for `name`, and what it holds: the one it had, with its counts, or a free one, zeroed.
@@ -503,7 +377,7 @@ fn release_slot(maps: &mut Maps, name: &str) -> Result<()> {
     }
 }
 
-fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
+pub(super) fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     let mut padded = [0; INTERFACE_NAME_LENGTH];
     ensure!(
         !name.is_empty() && name.len() < INTERFACE_NAME_LENGTH,
@@ -513,24 +387,16 @@ fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {
     Ok(padded)
 }
 
-/// Removes a link's pin, and with it the link, at once: see [`detach`]. Does nothing where there is none.
+/// Detaches a link, whether or not its device still exists, and removes its pin. Does nothing where there is none.
 fn unpin_link(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let link =
-        PinnedLink::from_pin(path).with_context(|| format!("could not open the link {}", path.display()))?;
-    link.unpin().map(drop).with_context(|| format!("could not remove the pin {}", path.display()))
-}
-
-/// Removes a pin; does nothing where there is none.
-fn remove_pin(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove the pin {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let link = bpf::open(path).with_context(|| format!("could not open the link {}", path.display()))?;
+    // Removing the last reference would detach it as well; but another process may have one, and after a pin the kernel
+    // does it some time later.
+    bpf::detach(&link).with_context(|| format!("could not detach the link {}", path.display()))?;
+    remove_pin(path)
 }
 
 fn refusal(name: &str, ifindex: u32, mode: Mode, error: ProgramError) -> anyhow::Error {
@@ -564,25 +430,9 @@ fn refusal_for(name: &str, ifindex: u32, mode: Mode, errno: i32) -> Refusal {
     Refusal::new(name, errno, &attempt)
 }
 
-/// Names the missing capabilities where the kernel refused for want of one.
-fn explained(error: anyhow::Error) -> anyhow::Error {
-    let denied =
-        matches!(errno_of(error.as_ref()).map(Errno::from_raw_os_error), Some(Errno::PERM | Errno::ACCESS));
-    match effective_capabilities().map(missing_capabilities) {
-        Some(missing) if denied && !missing.is_empty() => {
-            error.context(format!("this process lacks {}; run it as root or grant these", missing.join(", ")))
-        }
-        _ => error,
-    }
-}
-
 fn program_name(id: u32) -> Option<String> {
     let program = loaded_programs().flatten().find(|program| program.id() == id)?;
     Some(program.name_as_str()?.to_owned())
-}
-
-fn effective_capabilities() -> Option<u64> {
-    Some(procfs::process::Process::myself().ok()?.status().ok()?.capeff)
 }
 
 fn kernel_version() -> Option<(u32, u32)> {

@@ -6,11 +6,13 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
 use filter_common::prefix::Family;
 
+use super::builds;
 use super::filter::{Filter, PartlyApplied};
 use super::interface::{self, Loaded, State};
+use super::lock::Lock;
 use super::maps::{self, Maps};
-use super::pins::{self, Lock, NotLoaded, Pins};
-use super::resize;
+use super::pins::{NotLoaded, Pins};
+use super::{resize, set};
 use crate::host::devices::{Device, Mode};
 use crate::host::monotonic_now_s;
 use crate::store::is_pattern;
@@ -37,12 +39,14 @@ pub struct Sizes {
 ///
 /// # Errors
 ///
-/// If the kernel refuses, or what is there has other sizes than those asked for.
+/// If the kernel refuses, or another build's filter is there.
 pub(crate) fn open_or_create(pins: &Pins, lock: &Arc<Lock>, sizes: Sizes, verbose: bool) -> Result<Filter> {
+    builds::require_ours(pins)?;
+    pins.create_directories()?;
     maps::check_shared(pins)?;
     let (sets, incomplete) = pins.sets()?;
     for directory in &incomplete {
-        pins::remove_incomplete(directory)?;
+        set::remove_incomplete(directory)?;
     }
     if sets.is_empty() {
         let geometry =
@@ -222,6 +226,7 @@ pub struct Unloaded {
 ///
 /// [`PartlyApplied`] if only some could be unloaded.
 pub fn unload(pins: &Pins, _lock: &Lock, names: &[String]) -> Result<Unloaded> {
+    let pins = &builds::in_force(pins)?;
     let present = pins.loaded_interfaces()?;
     // Even where the maps are damaged, detaching must work.
     let mut maps = Maps::open(pins).ok();

@@ -11,11 +11,11 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
-use filter_common::abi::{Capacity, MAPS};
+use filter_common::abi::{Capacity, MapSpec};
 use filter_common::prefix::{Cells, Geometry, Region};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::pins::Set;
+use super::set::Set;
 
 /// Bytes of a piece: a few pages' cost a call, and a multiple of every page size in use (64 KiB on some arm64).
 const PIECE: usize = 1 << 16;
@@ -25,7 +25,8 @@ const PIECE_WORDS: usize = PIECE / size_of::<AtomicU64>();
 
 /// The arrays of a set of tables.
 pub struct MappedCells {
-    regions: Vec<Mapped>,
+    /// By region; nothing for those that were not opened.
+    regions: [Option<Mapped>; Region::ALL.len()],
 }
 
 /// One array.
@@ -41,34 +42,37 @@ struct Mapped {
 }
 
 impl MappedCells {
-    /// Opens the arrays of `set`, whose maps were compared with `geometry`.
+    /// Opens those arrays of `set` that are among these maps, which were compared with `geometry`.
     ///
     /// # Errors
     ///
     /// If a map can't be opened.
-    pub fn open(set: &Set, geometry: Geometry) -> Result<Self> {
-        let regions = Region::ALL.into_iter().map(|region| {
-            let spec = MAPS.iter().find(|spec| spec.capacity == Capacity::Table(region));
-            let spec = spec.expect("every region is a map");
-            Mapped::open(spec.name, &set.map(spec), geometry.region_bytes(region))
-        });
-        Ok(Self { regions: regions.collect::<Result<_>>()? })
+    pub fn open(set: &Set, geometry: Geometry, maps: &[MapSpec]) -> Result<Self> {
+        let mut regions = Region::ALL.map(|_| None);
+        for spec in maps {
+            if let Capacity::Table(region) = spec.capacity {
+                let mapped = Mapped::open(spec.name, &set.map(spec), geometry.region_bytes(region))?;
+                regions[region as usize] = Some(mapped);
+            }
+        }
+        Ok(Self { regions })
     }
 
-    /// Maps all arrays whole, for work that goes over all of them.
+    /// Maps all arrays that were opened whole, for work that goes over all of them.
     ///
     /// # Errors
     ///
     /// If there is no room in the address space.
     pub fn map_all(&self) -> Result<()> {
-        self.regions.iter().try_for_each(Mapped::map_all)
+        self.regions.iter().flatten().try_for_each(Mapped::map_all)
     }
 }
 
 impl Cells for MappedCells {
     #[inline]
     fn cells(&self, region: Region, first: usize, count: usize) -> &[AtomicU64] {
-        let mapped = &self.regions[region as usize];
+        let mapped = self.regions[region as usize].as_ref();
+        let mapped = mapped.expect("whoever asks for a region has opened it");
         let (piece, offset) = (first / PIECE_WORDS, first % PIECE_WORDS);
         // Elements are powers of two in size, so none lies across the border of a piece.
         assert!(

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
-    self, COUNTERS, Capacity, Counter, HEADER, INTERFACE_SLOTS, INTERFACES, Interface, MapSpec,
-    SLOT_COUNTERS, SWITCH, TEST_SLOT, TOLERATED, counter_index,
+    self, COUNTERS, Capacity, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES,
+    Interface, MapSpec, NOTES, SLOT_COUNTERS, SWITCH, TEST_SLOT, TOLERATED, counter_index,
 };
 use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
 
 use super::mapped::MappedCells;
-use super::pins::{NotLoaded, Pins, Set};
+use super::pins::{NotLoaded, Pins};
+use super::set::Set;
 use crate::stats::InterfaceCounts;
 
 /// What two maps must have in common to be the same map to this build.
@@ -97,7 +98,7 @@ pub fn open_table(set: &Set) -> Result<Table<MappedCells>> {
     for spec in &abi::MAPS {
         check(&set.map(spec), spec, geometry)?;
     }
-    let table = Table::open(MappedCells::open(set, geometry)?, geometry, seeds);
+    let table = Table::open(MappedCells::open(set, geometry, &abi::MAPS)?, geometry, seeds);
     table.check_header().with_context(|| {
         format!(
             "{} holds what filter-ctl never writes; `filter-ctl unload --all` and load again",
@@ -105,6 +106,23 @@ pub fn open_table(set: &Set) -> Result<Table<MappedCells>> {
         )
     })?;
     Ok(table)
+}
+
+/// The maps of a set that another ABI's sets have in the same layout, from [`OLDEST_READABLE`](abi::OLDEST_READABLE) on.
+const READABLE: [MapSpec; 4] = [HEADER, ENTRIES, NOTES, ENTRY_COUNTERS];
+
+/// Opens the tables of another ABI's set: entries, notes and counters alone.
+///
+/// # Errors
+///
+/// As [`open_table`].
+pub fn open_readable(set: &Set) -> Result<Table<MappedCells>> {
+    check(&set.map(&HEADER), &HEADER, ANY)?;
+    let (geometry, seeds) = read_header(set)?;
+    for spec in &READABLE {
+        check(&set.map(spec), spec, geometry)?;
+    }
+    Ok(Table::open(MappedCells::open(set, geometry, &READABLE)?, geometry, seeds))
 }
 
 /// Sizes and seeds from the header of a set.

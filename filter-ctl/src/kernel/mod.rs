@@ -1,20 +1,32 @@
 //! The kernel's side: pins, programs, links and maps. The only module that calls aya.
 
+mod bpf;
+mod bpffs;
+pub mod builds;
 pub mod explain;
 pub mod filter;
+mod handover;
 pub mod interface;
 pub mod loading;
+mod lock;
 mod mapped;
 pub mod maps;
 pub mod pins;
+pub mod program;
 pub mod proof;
 pub mod refusal;
+pub mod renames;
+mod renew;
 pub mod resize;
+mod set;
+pub mod upgrade;
 
 use std::error::Error;
 
 pub use filter::Filter;
-pub use pins::{Lock, Pins};
+pub use lock::Lock;
+pub use pins::Pins;
+pub use set::Set;
 
 /// The errno at the root of an error of aya's, wherever in the chain it hides.
 fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {

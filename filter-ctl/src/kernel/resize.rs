@@ -1,31 +1,22 @@
-//! Sets of tables: making one, and putting another in place of the one in use.
+//! Sets of tables: making one, and making it anew with other sizes.
 //!
 //! A map can't grow. So a larger set is made and filled beside the one in use, programs that use it are loaded for each
-//! interface, and only then it is named as complete. What is left is to replace the program behind each link: in one
-//! step for each interface, and every packet meets a program and tables that hold all entries. What the old programs
-//! counted up to that moment is credited to the entries in the new set, and then the old set goes.
-//!
-//! Whoever dies on the way leaves either an incomplete set, which the next command removes, or two complete ones, from
-//! which it goes on. Where the kernel refuses a link, those that were switched are switched back, and the new set goes.
-
-use std::thread;
-use std::time::Duration;
+//! interface, and only then it is named as complete, and takes the other's place ([`handover`]). Whoever dies before
+//! leaves an incomplete set, which the next command removes.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::programs::ProgramInfo;
-use filter_common::abi::{Counter, PROGRAM};
-use filter_common::prefix::{self, Edit, Family, Geometry, Seeds, Table};
+use filter_common::abi::MAPS;
+use filter_common::prefix::{self, Family, Geometry, Seeds, Table};
 
 use super::filter::{Filter, PartlyApplied};
-use super::interface::{self, Program, State};
+use super::handover::{self, Older, Source};
+use super::interface::State;
 use super::mapped::MappedCells;
 use super::maps;
-use super::pins::{Pins, Set};
-use crate::host::{Monotonic, memory_available};
-
-/// How long a program may still be running after another took its place behind the link. It takes microseconds; this
-/// also covers a virtual CPU that is not scheduled meanwhile.
-const RUN_OUT: Duration = Duration::from_millis(200);
+use super::pins::Pins;
+use super::program;
+use super::set::Set;
+use crate::host::memory_available;
 
 /// How a table may be made anew before it is given up: each try has other seeds, and fails once in 10^9 at full load.
 const TRIES: u32 = 3;
@@ -69,8 +60,8 @@ pub fn create_set(
     let set = pins.new_set()?;
     let made = (|| {
         let seeds = random_seeds()?;
-        interface::create_maps(&set, geometry, seeds, verbose)?;
-        let cells = MappedCells::open(&set, geometry)?;
+        program::create_maps(&set, geometry, seeds, verbose)?;
+        let cells = MappedCells::open(&set, geometry, &MAPS)?;
         fill(&set, &mut Table::create(cells, geometry, seeds))
     })();
     match made {
@@ -79,6 +70,27 @@ pub fn create_set(
             Ok(()) => error,
             Err(undo) => error.context(format!("what was made could not be removed: {undo:#}")),
         }),
+    }
+}
+
+/// As [`create_set`], with other seeds where a key found no place.
+///
+/// # Errors
+///
+/// As [`create_set`].
+pub(super) fn create_filled(
+    pins: &Pins,
+    geometry: Geometry,
+    verbose: bool,
+    fill: impl Fn(&Set, &mut Table<MappedCells>) -> Result<()>,
+) -> Result<Set> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match create_set(pins, geometry, verbose, &fill) {
+            Err(error) if tries < TRIES && error.downcast_ref() == Some(&prefix::Refused::NoPlace) => {}
+            made => return made,
+        }
     }
 }
 
@@ -118,23 +130,12 @@ pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, ver
     }
     let geometry = geometry(max_v4.unwrap_or(before.capacity_v4), max_v6.unwrap_or(before.capacity_v6))?;
     filter.table.cells().map_all()?;
-    let running = running_with(filter.pins(), &filter.set)?;
-    let fill = |set: &Set, new: &mut Table<MappedCells>| {
-        copy(&filter.table, new)?;
-        running.iter().try_for_each(|(interface, program)| {
-            let slot = interface::slot_of(&filter.maps, interface)?;
-            let slot = slot.with_context(|| format!("{interface} has a program and no counters"))?;
-            Program { set, geometry, shape: new.shape(), slot, verbose }.prepare(interface, program)
-        })
-    };
-    let mut tries = 0;
-    let set = loop {
-        tries += 1;
-        match create_set(filter.pins(), geometry, verbose, fill) {
-            Err(error) if tries < TRIES && error.downcast_ref() == Some(&prefix::Refused::NoPlace) => {}
-            made => break made.context("nothing was changed")?,
-        }
-    };
+    let running = handover::running_with(filter.pins(), &filter.set)?;
+    let set = create_filled(filter.pins(), geometry, verbose, |set, new| {
+        handover::copy(Source::Ours(&filter.table), new)?;
+        handover::prepare(set, new, &filter.maps, &running, verbose)
+    });
+    let set = set.context("nothing was changed")?;
     let table = match maps::open_table(&set) {
         Ok(table) => table,
         Err(error) => {
@@ -146,111 +147,5 @@ pub fn resize(filter: &mut Filter, max_v4: Option<u32>, max_v6: Option<u32>, ver
     };
     let older = std::mem::replace(&mut filter.set, set);
     let older_table = std::mem::replace(&mut filter.table, table);
-    adopt(filter, older, older_table)
-}
-
-/// The interfaces whose link runs the program that `set` has pinned for them, and the names of these programs.
-fn running_with(pins: &Pins, set: &Set) -> Result<Vec<(String, String)>> {
-    let mut running = Vec::new();
-    for interface in pins.loaded_interfaces()? {
-        let Ok(info) = ProgramInfo::from_pin(set.program(&interface)) else { continue };
-        if interface::program_of(pins, &interface)? == Some(info.id()) {
-            running.push((interface, info.name_as_str().unwrap_or(PROGRAM).to_owned()));
-        }
-    }
-    Ok(running)
-}
-
-/// Copies all entries, with their notes and what they have counted so far.
-fn copy(from: &Table<MappedCells>, to: &mut Table<MappedCells>) -> Result<()> {
-    to.cells().map_all()?;
-    let mut notes = std::collections::HashMap::new();
-    let mut edits = Vec::new();
-    for (_, entry) in from.entries() {
-        let note = match notes.get(&entry.note) {
-            Some(note) => *note,
-            None => {
-                let (owner, reason) = from.note(entry.note);
-                let note = to.hold_note(&owner, &reason)?;
-                notes.insert(entry.note, note);
-                note
-            }
-        };
-        edits.push(Edit::Insert(prefix::Entry { note, ..entry }));
-    }
-    to.apply(&edits, &Monotonic)?;
-    for note in notes.into_values() {
-        to.release_note(note);
-    }
-    credit(from, to);
-    to.set_stored(from.stored());
-    Ok(())
-}
-
-/// Gives each entry what it had counted in the other table.
-fn credit(from: &Table<MappedCells>, to: &mut Table<MappedCells>) {
-    let ids: Vec<(u32, prefix::Key)> = to.entries().map(|(id, entry)| (id, entry.key)).collect();
-    // Both are in the order of keys.
-    let mut older = from.entries().peekable();
-    for (id, key) in ids {
-        while older.next_if(|(_, entry)| entry.key < key).is_some() {}
-        if let Some((old, entry)) = older.next_if(|(_, entry)| entry.key == key) {
-            to.credit(id, from.counted(old, &entry));
-        }
-    }
-}
-
-/// Puts the programs of the filter's set in place of those that use the set `older`, and removes that set. Does whatever
-/// of it is left to do. Where the kernel refuses one, all go back to the older set, which is the filter's again.
-///
-/// # Errors
-///
-/// What the kernel refused; [`PartlyApplied`] if it could not be put back either.
-pub(super) fn adopt(filter: &mut Filter, older: Set, older_table: Table<MappedCells>) -> Result<()> {
-    let switched = (|| {
-        older_table.cells().map_all()?;
-        filter.table.cells().map_all()?;
-        let waiting = running_with(filter.pins(), &older)?;
-        waiting.iter().try_for_each(|(interface, _)| interface::switch_to(&filter.set, interface))
-    })();
-    if let Err(error) = switched {
-        return Err(match give_up(filter, older, older_table) {
-            Ok(()) => error.context("the tables are as they were"),
-            Err(undo) => PartlyApplied::after(&error, &undo).into(),
-        });
-    }
-    thread::sleep(RUN_OUT);
-    credit(&older_table, &mut filter.table);
-    older.remove().map_err(|error| {
-        PartlyApplied(format!(
-            "the new tables are in force, and the old ones could not be removed: {error:#}"
-        ))
-        .into()
-    })
-}
-
-/// Puts the older set in the place of the filter's, and removes that.
-fn give_up(filter: &mut Filter, older: Set, older_table: Table<MappedCells>) -> Result<()> {
-    for (interface, _) in running_with(filter.pins(), &filter.set)? {
-        interface::switch_to(&older, &interface)?;
-    }
-    let newer = std::mem::replace(&mut filter.set, older);
-    let newer_table = std::mem::replace(&mut filter.table, older_table);
-    // From here on nobody takes it up again. What its programs counted meanwhile is added to what the older ones had.
-    let newer = newer.retire()?;
-    thread::sleep(RUN_OUT);
-    let counted: Vec<_> =
-        newer_table.entries().map(|(id, entry)| (entry.key, newer_table.counter(id))).collect();
-    for (key, newly) in counted {
-        if let Some(id) = filter.table.lookup(&key)
-            && let Some(entry) = filter.table.entry(id)
-        {
-            let base = Counter {
-                packets: entry.base.packets.wrapping_sub(newly.packets),
-                bytes: entry.base.bytes.wrapping_sub(newly.bytes),
-            };
-            filter.table.set_base(id, base);
-        }
-    }
-    newer.remove()
+    handover::adopt(filter, vec![Older::in_use(older, older_table)])
 }

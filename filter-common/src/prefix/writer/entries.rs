@@ -46,6 +46,12 @@ impl<C: Cells> Table<C> {
             .chain(self.entries_of(Family::V6, 0..self.used(Family::V6)))
     }
 
+    /// All entries, by id: as [`Table::entries`], but from the entries' own words alone, so that it serves for a table of
+    /// another ABI, and for one that a change was interrupted in.
+    pub fn entries_by_id(&self) -> impl Iterator<Item = (u32, Entry)> {
+        (1..self.geometry.ids()).filter_map(|id| Some((id, self.entry(id)?)))
+    }
+
     /// The entries whose prefix lies in that of `key`, its own included.
     pub fn entries_in(&self, key: &Key) -> impl Iterator<Item = (u32, Entry)> {
         let family = key.family();
