@@ -12,6 +12,9 @@ use crate::lab::filter_ctl_path;
 /// `EM_BPF` of linux/elf.h, where it stands in an ELF file of 64 bits after the magic number.
 const MACHINE: (usize, [u8; 2]) = (18, 247u16.to_le_bytes());
 
+/// `SHF_EXECINSTR`: the section holds instructions.
+const EXECUTABLE: usize = 4;
+
 /// `dst = imm` on 64 bits, and on 32 with the upper half zeroed: the same for numbers that are not negative.
 const MOVE_64: u8 = 0xb7;
 const MOVE_32: u8 = 0xb4;
@@ -52,12 +55,10 @@ fn change_programs(elf: &mut [u8]) -> Option<usize> {
         Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     };
     let (headers, size) = (number(elf, 0x28, 8)?, number(elf, 0x3a, 2)?);
-    let (count, names) = (number(elf, 0x3c, 2)?, number(elf, 0x3e, 2)?);
-    let names = number(elf, headers + names * size + 0x18, 8)?;
+    let count = number(elf, 0x3c, 2)?;
     let mut changed = 0;
     for header in (0..count).map(|section| headers + section * size) {
-        let name = names + number(elf, header, 4)?;
-        if !elf.get(name..)?.starts_with(b"xdp") {
+        if number(elf, header + 0x08, 8)? & EXECUTABLE == 0 {
             continue;
         }
         let (start, length) = (number(elf, header + 0x18, 8)?, number(elf, header + 0x20, 8)?);
