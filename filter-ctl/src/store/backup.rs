@@ -1,16 +1,17 @@
 //! A copy of the store beside it, for the day on which the store can't be read.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use rusqlite::{Connection, OpenFlags};
 
-use super::{DATABASE, Store};
+use super::{APPLICATION, DATABASE, Store};
 
 /// Name of the copy in the state directory.
-const BACKUP: &str = "backup.db";
+pub(super) const BACKUP: &str = "backup.db";
 
 /// Size up to which a copy is made after every change, in bytes: it takes about a millisecond.
 const SMALL: u64 = 1 << 20;
@@ -40,8 +41,13 @@ pub fn backup(store: &Store, kept: Kept) -> Result<()> {
         return Ok(());
     }
     let context = || format!("could not keep a copy of the store as {}", path.display());
-    // Under the lock nobody writes, so the file is whole, and its journal empty.
-    fs::copy(&store.path, &temporary).with_context(context)?;
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(context),
+        _ => {}
+    }
+    // By SQLite: a file that is opened and closed beside it loses the locks that it has.
+    let name = temporary.to_str().context("the state directory's name is not UTF-8").with_context(context)?;
+    store.db.execute("VACUUM INTO ?1", [name]).with_context(context)?;
     File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
     fs::rename(&temporary, &path).with_context(context)
 }
@@ -61,9 +67,14 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
     let context = || format!("could not set {} aside", path.display());
     fs::rename(&path, &aside).with_context(context)?;
     // Its journal belongs to it, and would be taken for the copy's.
+    let beside = |what: &str| {
+        let mut name = aside.clone().into_os_string();
+        name.push(what);
+        PathBuf::from(name)
+    };
     let journal = directory.join(format!("{DATABASE}-journal"));
     if journal.exists() {
-        fs::rename(&journal, aside.with_extension("journal")).with_context(context)?;
+        fs::rename(&journal, beside("-journal")).with_context(context)?;
     }
     let copy = directory.join(BACKUP);
     let is_whole = is_whole(&copy);
@@ -72,6 +83,8 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
         fs::copy(&copy, &temporary).with_context(context)?;
         File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
         fs::rename(&temporary, &path).with_context(context)?;
+    } else if copy.exists() {
+        fs::rename(&copy, beside("-backup")).with_context(context)?;
     }
     Ok((aside, is_whole))
 }
@@ -79,7 +92,10 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
 fn is_whole(path: &Path) -> bool {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let said = Connection::open_with_flags(path, flags)
-        .and_then(|db| db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0)));
-    said.is_ok_and(|said| said == "ok")
+    let said = Connection::open_with_flags(path, flags).and_then(|db| {
+        let said: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        Ok((said, application))
+    });
+    said.is_ok_and(|said| said == ("ok".to_owned(), APPLICATION))
 }

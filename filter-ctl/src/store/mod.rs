@@ -156,6 +156,10 @@ impl Store {
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
         if version == 0 && application == 0 {
+            // SQLite takes any file of under 512 bytes for an empty database.
+            let length = fs::metadata(path).map_or(0, |file| file.len());
+            let was_more = length > 0 || directory.join(backup::BACKUP).exists();
+            ensure!(!was_more, Damaged("it was cut to nothing".into()));
             create(&mut db)?;
         } else {
             ensure!(application == APPLICATION, Damaged("it is another program's database".into()));
@@ -379,7 +383,9 @@ mod tests {
     fn write(store: &mut Store, holds: &[(Key, Vec<Hold>)]) {
         let sum = |(key, holds): &(Key, Vec<Hold>)| enforced(*key, holds).map_or(0, |entry| digest(&entry));
         let before = |key: &Key| enforced(*key, &store.holds(key).unwrap()).map_or(0, |entry| digest(&entry));
-        let change = holds.iter().fold(0u64, |total, held| total.wrapping_add(sum(held)).wrapping_sub(before(&held.0)));
+        let change = holds
+            .iter()
+            .fold(0u64, |total, held| total.wrapping_add(sum(held)).wrapping_sub(before(&held.0)));
         let record = record();
         store.intend(&Intent { holds, digest: change, policy: None, record: &record }).unwrap();
     }
@@ -391,7 +397,13 @@ mod tests {
     /// Makes the store believe that it was last written in another boot, whose clock showed `monotonic_s`, while the wall
     /// clock was `ago_s` behind what it is now.
     fn from_another_boot(store: Store, monotonic_s: i64, ago_s: i64) {
-        store.db.execute("UPDATE state SET boot = 'another', monotonic_s = ?1, wall_s = ?2", [monotonic_s, wall_now_s() - ago_s]).unwrap();
+        store
+            .db
+            .execute(
+                "UPDATE state SET boot = 'another', monotonic_s = ?1, wall_s = ?2",
+                [monotonic_s, wall_now_s() - ago_s],
+            )
+            .unwrap();
     }
 
     #[test]
@@ -399,14 +411,17 @@ mod tests {
         let directory = Directory::new("order");
         let mut store = open(&directory);
         let texts = ["10.0.0.0/8", "10.0.0.0/16", "192.0.2.7", "2001:db8::/32", "2001:db8::1"];
-        let held: Vec<_> = texts.iter().map(|text| (key(text), vec![hold("manual", 100), hold("fail2ban", 200)])).collect();
+        let held: Vec<_> =
+            texts.iter().map(|text| (key(text), vec![hold("manual", 100), hold("fail2ban", 200)])).collect();
         write(&mut store, &held);
         let mut keys = Vec::new();
-        open(&directory).each_key(Bounds::All, |key, holds| {
-            assert_eq!(holds.len(), 2);
-            keys.push(key);
-            Ok(())
-        }).unwrap();
+        open(&directory)
+            .each_key(Bounds::All, |key, holds| {
+                assert_eq!(holds.len(), 2);
+                keys.push(key);
+                Ok(())
+            })
+            .unwrap();
         assert!(keys.is_sorted());
         assert_eq!(keys, texts.map(key));
         let store = open(&directory);
@@ -414,7 +429,12 @@ mod tests {
         assert_eq!(store.state().change, 1);
         assert_eq!(store.audit(10).unwrap().len(), 1);
         let mut within = 0;
-        store.each_key(Bounds::Within(key("10.0.0.0/16"), key("192.0.2.7")), |_, _| { within += 1; Ok(()) }).unwrap();
+        store
+            .each_key(Bounds::Within(key("10.0.0.0/16"), key("192.0.2.7")), |_, _| {
+                within += 1;
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(within, 2);
     }
 
@@ -422,7 +442,14 @@ mod tests {
     fn deadlines_go_on_over_a_reboot_by_the_wall_clock() {
         let directory = Directory::new("reboot");
         let mut store = open(&directory);
-        write(&mut store, &[(key("192.0.2.1"), vec![hold("manual", 1_000)]), (key("192.0.2.2"), vec![hold("manual", 1_500)]), (key("192.0.2.3"), vec![hold("manual", Deadline::NEVER.0)])]);
+        write(
+            &mut store,
+            &[
+                (key("192.0.2.1"), vec![hold("manual", 1_000)]),
+                (key("192.0.2.2"), vec![hold("manual", 1_500)]),
+                (key("192.0.2.3"), vec![hold("manual", Deadline::NEVER.0)]),
+            ],
+        );
         // Written at second 900, and 300 seconds ago: the first has ended meanwhile, the second has 300 seconds left.
         from_another_boot(store, 900, 300);
         let store = open(&directory);
@@ -445,7 +472,8 @@ mod tests {
         // The wall clock is an hour before what it was when the store was last written.
         from_another_boot(store, 900, -3_600);
         let store = open(&directory);
-        let left_s = i64::from(store.holds(&key("192.0.2.1")).unwrap()[0].until.0) - i64::from(monotonic_now_s());
+        let left_s =
+            i64::from(store.holds(&key("192.0.2.1")).unwrap()[0].until.0) - i64::from(monotonic_now_s());
         assert!((99..=101).contains(&left_s), "{left_s}");
         // And the next boot counts from the later of both, so nothing is stretched twice.
         let wall_s: i64 = store.db.query_row("SELECT wall_s FROM state", [], |row| row.get(0)).unwrap();
@@ -460,13 +488,22 @@ mod tests {
             spoil(&directory.0);
             Store::open(&directory.0).map(drop).unwrap_err()
         };
-        let newer = refused("newer", &|path| Connection::open(path.join(DATABASE)).unwrap().pragma_update(None, "user_version", 99).unwrap());
-        assert!(newer.to_string().contains("version 99, from a newer filter-ctl") && !newer.damaged, "{newer}");
-        let foreign = refused("foreign", &|path| Connection::open(path.join(DATABASE)).unwrap().pragma_update(None, "application_id", 7).unwrap());
+        let newer = refused("newer", &|path| {
+            Connection::open(path.join(DATABASE)).unwrap().pragma_update(None, "user_version", 99).unwrap()
+        });
+        assert!(
+            newer.to_string().contains("version 99, from a newer filter-ctl") && !newer.damaged,
+            "{newer}"
+        );
+        let foreign = refused("foreign", &|path| {
+            Connection::open(path.join(DATABASE)).unwrap().pragma_update(None, "application_id", 7).unwrap()
+        });
         assert!(foreign.to_string().contains("another program's") && foreign.damaged, "{foreign}");
         let noise = refused("noise", &|path| fs::write(path.join(DATABASE), vec![0x5a; 8192]).unwrap());
         assert!(noise.damaged && noise.to_string().contains("filter-ctl repair"), "{noise}");
-        let open_to_all = refused("open", &|path| fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap());
+        let open_to_all = refused("open", &|path| {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap()
+        });
         assert!(open_to_all.to_string().contains("chmod 700"), "{open_to_all}");
     }
 
@@ -481,7 +518,9 @@ mod tests {
         let mut bytes = fs::read(&path).unwrap();
         bytes[100..].fill(0xa5);
         fs::write(&path, bytes).unwrap();
-        let unusable = Store::open(&directory.0).and_then(|store| store.check().map_err(|error| store.unusable(&error))).unwrap_err();
+        let unusable = Store::open(&directory.0)
+            .and_then(|store| store.check().map_err(|error| store.unusable(&error)))
+            .unwrap_err();
         assert!(unusable.damaged, "{unusable}");
         let (aside, has_copy) = restore_backup(&directory.0).unwrap();
         assert!(aside.exists() && has_copy);
