@@ -92,7 +92,8 @@ pub fn run(session: &Session) -> Result<Exit> {
         ipv6: Fill::new(filter.room(Family::V6)),
     };
     let loaded = filter.interfaces()?;
-    if loaded.is_empty() {
+    let is_none_filtered = loaded.is_empty();
+    if is_none_filtered && control.policy().interfaces.is_empty() {
         return Err(NotLoaded(format!(
             "no interface is filtered, though {} block and {} allow entries are kept; `filter-ctl load IFACE` uses them, \
              `filter-ctl unload --all` removes them",
@@ -155,7 +156,11 @@ pub fn run(session: &Session) -> Result<Exit> {
     } else {
         print(session, &report, geometry)?
     }
-    Ok(if all_is_well { Exit::Done } else { Exit::Partly })
+    Ok(match (is_none_filtered, all_is_well) {
+        (true, true) => Exit::NotLoaded,
+        (false, true) => Exit::Done,
+        (_, false) => Exit::Partly,
+    })
 }
 
 fn print(session: &Session, report: &Report, geometry: Geometry) -> Result<()> {

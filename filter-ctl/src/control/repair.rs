@@ -69,6 +69,10 @@ pub fn repair(place: &Place, author: Author, verbose: bool) -> Result<Repaired> 
         control.push()?;
         repaired.done.push("the tables were brought to what the store says".into());
     }
+    if !control.filter.set().explain().exists() {
+        control.filter.pin_explain(verbose)?;
+        repaired.done.push("the program that explains was loaded again".into());
+    }
     let stale = loading::renew_stale(&mut control.filter, verbose)?;
     repaired.done.extend(stale.into_iter().map(|name| format!("{name}: the program was put in place anew")));
     let (loaded, failures) = control.filter_missing(verbose)?;

@@ -42,6 +42,9 @@ impl Control {
             findings.push(Finding::new("tables", format!("they are not as their entries say: {wrong}")));
         }
         findings.extend(self.verify_interfaces()?);
+        if !self.filter.set().explain().exists() {
+            findings.push(Finding::new("program", "the one that explains is not pinned any more"));
+        }
         for loaded in self.filter.interfaces()? {
             if let State::Attached { device, .. } = loaded.state
                 && let Err(error) = proof::prove(&self.filter, &loaded.name)

@@ -125,6 +125,8 @@ impl Keeper {
 
     /// Gives hooks a moment for what they were last told.
     pub fn end(&self) {
+        // Where it can't be removed, that the process is gone says the same.
+        let _ = DaemonState::remove(&self.run_directory);
         if let Some(hooks) = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).take() {
             hooks.finish(LAST_WORDS);
         }

@@ -64,8 +64,18 @@ impl DaemonState {
         Ok(state.is_running().then_some(state))
     }
 
+    /// Says that no daemon runs any more.
+    ///
+    /// # Errors
+    ///
+    /// If the file can't be removed.
+    pub fn remove(directory: &Path) -> io::Result<()> {
+        fs::remove_file(directory.join(FILE))
+    }
+
     fn is_running(&self) -> bool {
-        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid));
-        name.is_ok_and(|name| name.starts_with("filter-ctl"))
+        let Ok(pid) = i32::try_from(self.pid) else { return false };
+        let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.comm.starts_with("filter-ctl") && !matches!(stat.state, 'Z' | 'X'))
     }
 }

@@ -18,6 +18,7 @@ use super::lock::Lock;
 use super::mapped::MappedCells;
 use super::maps::{self, Maps};
 use super::pins::{NotLoaded, Pins};
+use super::program;
 use super::renew;
 use super::set::{self, Set};
 use crate::host::{Monotonic, monotonic_now_s};
@@ -233,6 +234,15 @@ impl Filter {
 
     fn is_canary_note(&self, note: u16) -> bool {
         self.table.note(note).0 == Owner::canary().as_str()
+    }
+
+    /// Loads and pins the program that explains, where its pin is gone.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn pin_explain(&self, verbose: bool) -> Result<()> {
+        program::create_maps(&self.set, self.table.geometry(), self.table.shape().seeds, verbose)
     }
 
     /// Prepares for work on this many entries.
