@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use filter_ctl::control::Control;
+use filter_ctl::kernel::Lock;
 use filter_ctl::policy::{Action, Key, Prefix};
 use filter_tests::kernel_side::{author, open, pins, place, test_run};
 use filter_tests::lab::{Finished, Host, eventually, fails, filter_ctl_path};
@@ -426,7 +427,7 @@ fn after_a_boot_the_filter_comes_back_from_the_store() {
     let tolerated = faults["faults"].as_array().unwrap().iter().find(|fault| fault["reason"] == "udp_length");
     assert_eq!(tolerated.unwrap()["verdict"], "pass");
     all_is_well(&host, "after the first boot");
-    assert!(host.ctl(&["restore"]).done().stdout.contains("nothing to restore"));
+    assert!(host.ctl(&["restore"]).done().stdout.contains("filtered already"));
 
     // One device is not there: the others are filtered.
     reboot();
@@ -470,6 +471,42 @@ impl Drop for Daemon {
     }
 }
 
+/// Stops the daemon at a moment at which it does not hold the lock.
+fn stop_without_the_lock(host: &Host, daemon: &Daemon) {
+    eventually("the daemon is stopped without the lock", || {
+        daemon.signal("STOP");
+        let is_free = host.run(|| Lock::acquire(&pins(), Duration::from_millis(20)).is_ok());
+        if !is_free {
+            daemon.signal("CONT");
+        }
+        is_free
+    })
+    .unwrap();
+}
+
+#[test]
+fn who_holds_the_lock_is_named_and_may_be_killed() {
+    let host = filtering();
+    let mut daemon = Daemon::start(&host, &[]);
+    eventually("the daemon is stopped with the lock", || {
+        daemon.signal("STOP");
+        let is_held = host.run(|| Lock::acquire(&pins(), Duration::from_millis(5)).is_err());
+        if !is_held {
+            daemon.signal("CONT");
+        }
+        is_held
+    })
+    .unwrap();
+    let pid = daemon.0.id().to_string();
+    let refused = host.ctl(&["block", "add", "192.0.2.1", "--lock-wait", "100ms"]);
+    fails(&refused, 1, &[&format!("process {pid} ("), "which is stopped", "end it"]);
+    assert!(is_dropped(&host, STABLE));
+    daemon.0.kill().unwrap();
+    daemon.0.wait().unwrap();
+    host.ctl(&["block", "add", "192.0.2.1"]).done();
+    all_is_well(&host, "without the daemon");
+}
+
 fn daemon_state(host: &Host) -> Value {
     host.ctl(&["status", "--json"]).json()["daemon"].clone()
 }
@@ -502,7 +539,7 @@ fn with_the_daemon_changes_go_through_it_and_without_it_they_are_made_all_the_sa
     fails(&host.ctl(&["run"]), 1, &["another daemon runs already", &daemon.0.id().to_string()]);
 
     // One that hangs keeps nobody waiting, and does not do later what was done without it.
-    daemon.signal("STOP");
+    stop_without_the_lock(&host, &daemon);
     let without = host.ctl(&["block", "add", "192.0.2.4"]).done();
     assert!(without.stderr.contains("done without the daemon, which does not answer"), "{without:?}");
     host.ctl(&["block", "del", "192.0.2.4"]).done();
@@ -548,13 +585,27 @@ fn the_daemon_finds_what_somebody_else_did_and_puts_it_right() {
     });
     eventually("the entry is enforced again", || is_dropped(&host, STABLE)).unwrap();
     eventually("it was told", || events("drift") > 0 && events("repaired") > 0).unwrap();
-    // The link.
+    // The pin of the link, and all that is pinned: the daemon holds the link, so that not a packet passes.
+    let program = || {
+        let shown: Value = serde_json::from_str(&host.ip("-j link show flt0").unwrap()).unwrap();
+        shown[0]["xdp"]["prog"]["id"].as_u64()
+    };
+    let before = program();
     host.run(|| std::fs::remove_file(pins().link("flt0"))).unwrap();
-    eventually("the link is pinned again", || host.run(|| pins().link("flt0").exists())).unwrap();
-    eventually("it filters", || runs_xdp(&host, "flt0")).unwrap();
-    eventually("it was told", || events("interface_lost") > 0).unwrap();
+    eventually("the link is pinned again", || {
+        assert!(runs_xdp(&host, "flt0"));
+        host.run(|| pins().link("flt0").exists())
+    })
+    .unwrap();
+    assert_eq!(program(), before);
+    host.sh("rm", ["-r", PIN_ROOT]).unwrap();
+    eventually("all is pinned again", || {
+        assert!(runs_xdp(&host, "flt0"));
+        host.ctl(&["verify"]).code == Some(0)
+    })
+    .unwrap();
     assert!(is_dropped(&host, STABLE));
-    assert!(daemon_state(&host)["drifts"].as_u64().unwrap() >= 2);
+    assert!(daemon_state(&host)["drifts"].as_u64().unwrap() >= 3);
     eventually("all is well", || host.ctl(&["status"]).code == Some(0)).unwrap();
     drop(daemon);
     all_is_well(&host, "at the end");

@@ -176,7 +176,12 @@ fn printable(text: &str) -> String {
 
 /// A number of things: `1 entry`, `2 entries`.
 pub fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(number as u64), if number == 1 { one } else { many })
+    counted_u64(number as u64, one, many)
+}
+
+/// As [`counted`], of what a counter counts.
+pub fn counted_u64(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
 }
 
 /// A cell with text that is not this program's own.

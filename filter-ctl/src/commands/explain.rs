@@ -2,18 +2,20 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use filter_common::abi::Counter;
 use filter_common::offline::{HostEntry, HostTables, StoppedClock};
 use filter_common::packet::{Address, Packet, Transport};
-use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, filter, parse};
+use filter_common::{Decision, NO_ENTRY, Reason, filter, parse};
 use serde::Serialize;
 
 use super::{Session, standing_warnings};
 use crate::capture;
 use crate::cli::ExplainArgs;
 use crate::exit::{Exit, UsageError};
-use crate::host::{monotonic_now, monotonic_now_s};
+use crate::host::{monotonic_now, monotonic_now_s, whole_seconds};
 use crate::kernel::explain::{Explainer, frame_from};
 use crate::output::{self, EntryView};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
@@ -27,6 +29,10 @@ struct Report {
     offline: bool,
     /// The entry that decided.
     entry: Option<EntryView>,
+    /// What it has counted; absent offline.
+    hits: Option<Hits>,
+    /// The verdict if that entry were not there.
+    without_it: Option<&'static str>,
     /// All entries that cover the source, the widest first, the deciding one included.
     covering: Vec<EntryView>,
     /// What was read from the headers; nothing where they can't be read.
@@ -35,6 +41,13 @@ struct Report {
     length: usize,
     /// Interfaces on which this is not so, since they are not filtered.
     warnings: Vec<String>,
+}
+
+/// Packets and bytes that an entry decided.
+#[derive(Clone, Copy, Serialize)]
+struct Hits {
+    packets: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -65,7 +78,7 @@ pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
         Ok(Packet::Ip(packet)) => Some(address(packet.source)),
         _ => None,
     };
-    let Answer { decision, entries, warnings } =
+    let Answer { decision, entries, tolerated, hits, warnings } =
         if args.offline { offline(args, &frame)? } else { loaded(session, &frame, source)? };
     let now = monotonic_now();
     let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
@@ -81,6 +94,9 @@ pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
         meaning: decision.reason.sentence(),
         offline: args.offline,
         entry: by_id(decision.entry).map(|entry| EntryView::new(entry, now)),
+        hits,
+        without_it: by_id(decision.entry)
+            .map(|entry| without(entry, &entries, tolerated, &frame, now).verdict.name()),
         covering: covering.into_iter().map(|entry| EntryView::new(entry, now)).collect(),
         packet: parse(&frame[..]).ok().map(packet_view),
         length: frame.len(),
@@ -98,6 +114,8 @@ pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
 struct Answer {
     decision: Decision,
     entries: Vec<(u32, Entry)>,
+    tolerated: Vec<Reason>,
+    hits: Option<Hits>,
     warnings: Vec<String>,
 }
 
@@ -111,7 +129,40 @@ fn loaded(session: &Session, frame: &[u8], source: Option<IpAddr>) -> Result<Ans
         None => Vec::new(),
     };
     let decision = Explainer::open(&session.pins())?.decide(frame)?;
-    Ok(Answer { decision, entries, warnings: standing_warnings(&control) })
+    let faults = Reason::ALL.iter().copied().filter(|reason| reason.is_malformed());
+    let tolerated = faults
+        .filter_map(|fault| filter.maps().tolerates(fault).map(|it_is| it_is.then_some(fault)).transpose())
+        .collect::<Result<_>>()?;
+    let hits = (decision.entry != NO_ENTRY).then(|| {
+        let Counter { packets, bytes } = filter.counted_of(decision.entry);
+        Hits { packets, bytes }
+    });
+    Ok(Answer { decision, entries, tolerated, hits, warnings: standing_warnings(&control) })
+}
+
+/// What would be decided if `entry` were not among those that cover the source.
+fn without(
+    entry: &Entry,
+    entries: &[(u32, Entry)],
+    tolerated: Vec<Reason>,
+    frame: &[u8],
+    now: Duration,
+) -> Decision {
+    let others = entries.iter().map(|(_, other)| other).filter(|other| other.key != entry.key);
+    let tables = HostTables { entries: others.map(host_entry).collect(), tolerated };
+    filter(frame, &StoppedClock(whole_seconds(now)), &tables)
+}
+
+fn host_entry(entry: &Entry) -> HostEntry {
+    HostEntry {
+        address: match entry.key.prefix.address() {
+            IpAddr::V4(address) => Address::V4(address.octets()),
+            IpAddr::V6(address) => Address::V6(address.octets()),
+        },
+        prefix_len: entry.key.prefix.prefix_len(),
+        allows: entry.key.action == Action::Allow,
+        until_s: entry.until.0,
+    }
 }
 
 /// What the same code says here, with the entries of the command line. Ids are places in their list, plus one.
@@ -129,19 +180,12 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<Answer> {
             });
         }
     }
-    let host_entry = |entry: &Entry| HostEntry {
-        address: match entry.key.prefix.address() {
-            IpAddr::V4(address) => Address::V4(address.octets()),
-            IpAddr::V6(address) => Address::V6(address.octets()),
-        },
-        prefix_len: entry.key.prefix.prefix_len(),
-        allows: entry.key.action == Action::Allow,
-        until_s: FOREVER,
-    };
-    let tolerated = args.tolerate.iter().map(|name| fault(name)).collect::<Result<_>>()?;
-    let tables = HostTables { entries: entries.iter().map(host_entry).collect(), tolerated };
+    let tolerated = args.tolerate.iter().map(|name| fault(name)).collect::<Result<Vec<_>>>()?;
+    let tables =
+        HostTables { entries: entries.iter().map(host_entry).collect(), tolerated: tolerated.clone() };
     let decision = filter(frame, &StoppedClock(0), &tables);
-    Ok(Answer { decision, entries: (NO_ENTRY + 1..).zip(entries).collect(), warnings: Vec::new() })
+    let entries = (NO_ENTRY + 1..).zip(entries).collect();
+    Ok(Answer { decision, entries, tolerated, hits: None, warnings: Vec::new() })
 }
 
 /// The fault of this name.
@@ -235,6 +279,10 @@ fn print(session: &Session, report: &Report) -> Result<()> {
     session.out.line(&format!("  {}", report.meaning))?;
     if let Some(entry) = &report.entry {
         session.out.line(&format!("  decided by {}", described(entry)))?;
+        let hits = report.hits.map_or(String::new(), |hits| {
+            format!("it has decided {}; ", output::counted_u64(hits.packets, "packet", "packets"))
+        });
+        session.out.line(&format!("  {hits}without it: {}", report.without_it.unwrap_or("unknown")))?;
     }
     let deciding = report.entry.as_ref().map(|entry| (entry.action, entry.prefix));
     for entry in report.covering.iter().filter(|entry| Some((entry.action, entry.prefix)) != deciding) {
@@ -254,7 +302,12 @@ fn described(entry: &EntryView) -> String {
         Some(0) => "expired".into(),
         Some(left) => format!("{} left", output::span(left)),
     };
-    format!("{} {}, {} old, {left}{why}", entry.action.name(), entry.prefix, output::span(entry.age_s))
+    let held = if entry.owner == Owner::manual().as_str() {
+        String::new()
+    } else {
+        format!(", held by {}", entry.owner)
+    };
+    format!("{} {}, {} old, {left}{held}{why}", entry.action.name(), entry.prefix, output::span(entry.age_s))
 }
 
 /// What was read, in words.

@@ -17,7 +17,7 @@ struct Report<'r> {
 }
 
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
-    let Restored { interfaces, failures, damaged, entries } =
+    let Restored { interfaces, failures, damaged, entries, is_any } =
         control::restore(&session.global.place(), session.author(), args.wait, session.global.verbose)?;
     let warnings: Vec<&String> = damaged.iter().chain(&failures).collect();
     let told = || {
@@ -30,7 +30,9 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
             session.out.line(&format!("{}: filtering again", outcome.interface))?;
         }
         if interfaces.is_empty() {
-            return session.out.line("there is nothing to restore");
+            let what =
+                if is_any { "all is filtered already that can be" } else { "there is nothing to restore" };
+            return session.out.line(what);
         }
         session.out.line(&format!("{} enforced", output::counted(entries, "entry is", "entries are")))
     };

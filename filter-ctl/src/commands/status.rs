@@ -242,10 +242,7 @@ fn daemon_sentence(daemon: Option<&DaemonState>, now_s: u32) -> String {
     });
     let drifts = match daemon.drifts {
         0 => String::new(),
-        drifts => format!(
-            ", {} since it started",
-            output::counted(usize::try_from(drifts).unwrap_or(0), "drift", "drifts")
-        ),
+        drifts => format!(", {} since it started", output::counted_u64(drifts, "drift", "drifts")),
     };
     format!("daemon: process {}, {proven}{drifts}", daemon.pid)
 }

@@ -36,7 +36,9 @@ pub struct Loading<'a> {
 /// What bringing the filter up from the store came to.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Interfaces that are filtered now.
+    /// Whether anything is to be filtered.
+    pub is_any: bool,
+    /// Interfaces that are filtered now and were not.
     pub interfaces: Vec<LoadOutcome>,
     /// What could not be brought up, and why.
     pub failures: Vec<String>,
@@ -227,9 +229,11 @@ pub fn restore(place: &Place, author: Author, wait: Duration, verbose: bool) -> 
     if policy.interfaces.is_empty() {
         return Ok(restored);
     }
+    restored.is_any = true;
     await_devices(&policy, wait)?;
     let lock = Arc::new(Lock::create(&place.pins, place.lock_wait)?);
     let mut control = Control::create(place, &lock, Ok(store), author, Sizes::default(), verbose)?;
+    control.renew_stale(verbose)?;
     (restored.interfaces, restored.failures) = control.filter_missing(verbose)?;
     let devices = devices::devices()?;
     for missing in policy.interfaces.iter().filter(|interface| !is_pattern(&interface.name)) {

@@ -15,6 +15,7 @@ use super::state::DaemonState;
 use crate::control::{self, Author, Control, Finding, Place};
 use crate::holds::{Change, Hold};
 use crate::host::{monotonic_now, monotonic_now_s, users};
+use crate::kernel::held::HeldLinks;
 use crate::kernel::interface::State;
 use crate::kernel::maps::Maps;
 use crate::kernel::pins::NotLoaded;
@@ -41,6 +42,7 @@ pub struct Keeper {
     log: Arc<Log>,
     hooks: Mutex<Option<Hooks>>,
     history: Mutex<Option<History>>,
+    held: Mutex<HeldLinks>,
     memory: Mutex<Memory>,
 }
 
@@ -79,6 +81,7 @@ impl Keeper {
             log,
             hooks: Mutex::new(Some(hooks)),
             history: Mutex::new(None),
+            held: Mutex::default(),
             memory: Mutex::new(Memory {
                 state,
                 wrong: BTreeSet::new(),
@@ -230,7 +233,15 @@ impl Keeper {
 
     fn look(&self) -> Result<Vec<(EventKind, String)>> {
         let mut found = Vec::new();
-        let mut control = Control::open(&self.place, self.author("run"))?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in held.pin_again(&self.place.pins, self.place.lock_wait)? {
+            let what = format!(
+                "{name}: somebody took the pin of its link away; it was filtered throughout, and is pinned again"
+            );
+            self.tell(&Event::new(EventKind::Drift, &what).with("interface", &name));
+            self.memory().state.drifts += 1;
+        }
+        let mut control = self.open_or_restore()?;
         control.expire()?;
         if let Err(unusable) = control.store() {
             found.push((EventKind::StoreUnusable, unusable.to_string()));
@@ -262,10 +273,30 @@ impl Keeper {
             }
         }
         self.copy_store(&control, &mut found);
+        held.hold(&self.place.pins)?;
         let mut memory = self.memory();
         memory.state.proofs += 1;
         memory.state.proven_s = Some(monotonic_now_s());
         Ok(found)
+    }
+
+    /// Opens the filter; where somebody took it away, it is made again from the store.
+    fn open_or_restore(&self) -> Result<Control> {
+        let missing = match Control::open(&self.place, self.author("run")) {
+            Err(error) if error.is::<NotLoaded>() => error,
+            opened => return opened,
+        };
+        let restored = control::restore(&self.place, self.author("run"), AT_START, self.verbose)?;
+        if !restored.is_any {
+            return Err(missing);
+        }
+        self.tell(&Event::new(EventKind::Drift, &format!("{missing:#}")));
+        self.tell(&Event::new(
+            EventKind::Repaired,
+            "tables and programs were made anew from the store; their counters are at zero",
+        ));
+        self.memory().state.drifts += 1;
+        Control::open(&self.place, self.author("run"))
     }
 
     /// Filters what is to be filtered and is not: devices that appeared, and what somebody else detached.

@@ -122,6 +122,16 @@ pub fn program_of(pins: &Pins, name: &str) -> Result<Option<u32>> {
     Ok((ifindex_of_open_link(info.id())? != 0).then_some(info.program_id()))
 }
 
+/// Whether a link is attached to a device, pinned or not.
+///
+/// # Errors
+///
+/// If it can't be queried.
+pub(super) fn is_attached(link: &FdLink) -> Result<bool> {
+    let info = link.info().context("could not query a link")?;
+    Ok(ifindex_of_open_link(info.id())? != 0)
+}
+
 /// As [`inspect`], for all interfaces that are loaded.
 ///
 /// # Errors

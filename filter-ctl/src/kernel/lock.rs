@@ -70,10 +70,11 @@ impl Lock {
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "another filter-ctl has held the lock on {} for over {}; find it with `fuser {}`, or wait longer with --lock-wait",
+                    "{} has held the lock on {} for over {}; wait longer with --lock-wait, or end it: whatever it was \
+                     doing, the next command finishes or takes back, and the filter goes on",
+                    holder(&directory).unwrap_or_else(|| "another filter-ctl".into()),
                     root.display(),
                     humantime::format_duration(wait),
-                    root.display(),
                 );
             }
             thread::sleep(LOCK_RETRY);
@@ -97,6 +98,25 @@ impl Lock {
             }
         }
     }
+}
+
+/// The process that holds the lock on this directory, in words, as far as this one may see it.
+fn holder(directory: &File) -> Option<String> {
+    let inode = directory.metadata().ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 00:2f:456 0 EOF`; the device is that of the file system, as the kernel numbers it.
+    let pid = locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it =
+            fields.get(1) == Some(&"FLOCK") && fields.get(5)?.rsplit(':').next()?.parse() == Ok(inode);
+        is_it.then(|| fields.get(4)?.parse::<i32>().ok()).flatten()
+    })?;
+    let process = procfs::process::Process::new(pid).ok()?;
+    let command = process.cmdline().ok()?.join(" ");
+    let command: String = command.chars().take(80).collect();
+    let is_stopped = process.stat().is_ok_and(|stat| stat.state == 'T');
+    let state = if is_stopped { ", which is stopped" } else { "" };
+    Some(format!("process {pid} ({command}{state})"))
 }
 
 /// Refuses a root that somebody else could have prepared: /sys/fs/bpf itself is often writable by all.

@@ -6,6 +6,7 @@ pub mod builds;
 pub mod explain;
 pub mod filter;
 mod handover;
+pub mod held;
 pub mod interface;
 pub mod loading;
 mod lock;
