@@ -112,6 +112,11 @@ code 4 if something could not be mended.")]
     #[command(after_help = "Example:
   filter-ctl show 203.0.113.0/24")]
     Show(ShowArgs),
+    /// Print figures for Prometheus: packets by interface and reason, entries, alarms, proofs.
+    #[command(after_help = "Example, for node_exporter's textfile collector:
+  filter-ctl metrics > /var/lib/prometheus/node-exporter/filter.prom.new &&
+    mv /var/lib/prometheus/node-exporter/filter.prom.new /var/lib/prometheus/node-exporter/filter.prom")]
+    Metrics,
     /// Show who changed what, and when.
     #[command(after_help = "Example:
   filter-ctl audit --last 50 --json")]

@@ -6,6 +6,7 @@ mod explain;
 mod history;
 mod load;
 mod malformed;
+mod metrics;
 mod repair;
 mod resize;
 mod restore;
@@ -71,6 +72,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Malformed(command) => malformed::run(session, command),
         Command::Verify => verify::run(session),
         Command::Repair => repair::run(session),
+        Command::Metrics => metrics::run(session),
         Command::Audit(args) => audit::run(session, args),
         Command::Run(args) => run::run(session, args),
         Command::Completions { shell } => {

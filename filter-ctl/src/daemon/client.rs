@@ -52,7 +52,7 @@ pub fn kind_of(command: &Command) -> Kind {
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
-        Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
+        Command::Audit(_) | Command::History(_) | Command::Verify | Command::Metrics => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.
         Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
         Command::Completions { .. } => Kind::Own,
