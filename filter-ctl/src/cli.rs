@@ -11,7 +11,6 @@ use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
 
-/// Where systemd makes the directory of a service that asks for it (`StateDirectory=filter-ctl`).
 
 /// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
 ///
