@@ -20,6 +20,7 @@ mod renew;
 pub mod resize;
 mod set;
 pub mod upgrade;
+mod used_maps;
 
 use std::error::Error;
 
