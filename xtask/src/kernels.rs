@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::command::{Run, step};
 use crate::setup;
@@ -19,7 +19,7 @@ const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"]
 /// How long a resolved kernel is used before apt is asked for a newer one. Security updates come weekly.
 const RESOLVED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Signs all of [`SUITES`]; part of every Debian.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An unpacked kernel.
 pub struct Kernel {
@@ -175,20 +175,29 @@ fn index_targets() -> Result<String> {
     ask()
 }
 
+/// The mirror from which the system's apt has Debian itself.
+pub fn debian_mirror() -> Result<String> {
+    Ok(mirror(&index_targets()?)?.to_owned())
+}
+
+fn mirror(targets: &str) -> Result<&str> {
+    site(targets, false).context(
+        "the system's apt has no Debian mirror, and the kernels are Debian's\n  \
+         next: run this in a Debian 12 or newer",
+    )
+}
+
+/// The first site in `targets` of security updates, or of what is none.
+fn site(targets: &str, is_security: bool) -> Option<&str> {
+    let mut pairs = targets.lines().filter_map(|line| line.split_once(' '));
+    pairs.find(|(codename, _)| codename.ends_with("-security") == is_security).map(|(_, site)| site)
+}
+
 /// A sources.list for [`SUITES`] from the mirrors in `targets`.
 fn sources(targets: &str) -> Result<String> {
-    let site = |is_security: bool| {
-        let mut pairs = targets.lines().filter_map(|line| line.split_once(' '));
-        pairs.find(|(codename, _)| codename.ends_with("-security") == is_security).map(|(_, site)| site)
-    };
-    let Some(mirror) = site(false) else {
-        bail!(
-            "the system's apt has no Debian mirror, and the kernels are Debian's\n  \
-             next: run this in a Debian 12 or newer"
-        )
-    };
+    let mirror = mirror(targets)?;
     // A system without security updates: they lie beside the mirror.
-    let security = site(true).map_or_else(|| format!("{mirror}-security"), str::to_owned);
+    let security = site(targets, true).map_or_else(|| format!("{mirror}-security"), str::to_owned);
     let mut text = String::new();
     for suite in SUITES {
         text += &format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n");

@@ -3,11 +3,15 @@
 mod bench;
 mod ci;
 mod command;
+mod debian;
 mod demo;
 mod fuzz;
 mod guest;
+mod initramfs;
 mod kernels;
 mod lint;
+mod machine;
+mod reboot;
 mod setup;
 mod test;
 mod verify;
@@ -33,6 +37,8 @@ enum Verb {
     Verify(verify::Args),
     /// Run the kernel tests on other kernels, in virtual machines
     Vm(vm::Args),
+    /// Restart a machine that filters, and see that it goes on, in a virtual machine
+    Reboot(reboot::Args),
     /// Build and run the demonstration
     Demo(demo::Args),
     /// Measure the filter against its peers
@@ -64,6 +70,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Lint => lint::run(),
         Verb::Verify(args) => verify::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Reboot(args) => reboot::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),

@@ -33,6 +33,8 @@ const TEST_PACKAGES: [(&str, &str); 5] = [
 ];
 /// What `vm` and `verify` need besides. The guest's busybox and kernels are not installed, but unpacked.
 const VM_PACKAGES: [(&str, &str); 1] = [("qemu-system-x86_64", "qemu-system-x86")];
+/// What `reboot` needs besides, to make a disk with a Debian on it.
+const DISK_PACKAGES: [(&str, &str); 2] = [("debootstrap", "debootstrap"), ("mkfs.ext4", "e2fsprogs")];
 
 /// The filters that the bench compares with.
 const BENCH_PACKAGES: [(&str, &str); 4] =
@@ -53,6 +55,8 @@ pub enum Scope {
     Tests,
     /// Virtual machines as well.
     Vm,
+    /// Virtual machines that have a disk.
+    Disk,
     /// The bench's peers as well.
     Bench,
 }
@@ -91,6 +95,7 @@ pub fn ensure_ready(scope: Scope) -> Result<Compiler> {
     match scope {
         Scope::Tests => {}
         Scope::Vm => needed.extend(VM_PACKAGES),
+        Scope::Disk => needed.extend(VM_PACKAGES.into_iter().chain(DISK_PACKAGES)),
         Scope::Bench => needed.extend(BENCH_PACKAGES),
     }
     packages.ensure_commands(&needed)?;

@@ -22,6 +22,7 @@ use super::pins::Pins;
 use super::program::{Program, effective_capabilities};
 use super::refusal::{Attempt, Refusal};
 use super::set::Set;
+use super::used_maps::used_maps;
 use super::{bpf, errno_of};
 use crate::host::devices::{self, Device, Mode};
 use crate::host::monotonic_now_s;
@@ -164,8 +165,9 @@ fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<O
         return Ok(None);
     }
     let context = || format!("could not query the program {}", path.display());
-    let program = ProgramInfo::from_pin(&path).with_context(context)?;
-    let used = program.map_ids().with_context(context)?.unwrap_or_default();
+    let pinned = Xdp::from_pin(&path, XdpAttachType::Interface).with_context(context)?;
+    let used = used_maps(&pinned).with_context(context)?;
+    let program = pinned.info().with_context(context)?;
     let is_used = |spec: &MapSpec| MapInfo::from_pin(set.map(spec)).is_ok_and(|map| used.contains(&map.id()));
     let is_ours = program.id() == program_id && abi::PROGRAM_MAPS.iter().all(is_used);
     Ok(is_ours.then_some(program))

@@ -21,6 +21,7 @@ mod renew;
 pub mod resize;
 mod set;
 pub mod upgrade;
+mod used_maps;
 
 use std::error::Error;
 

@@ -49,7 +49,10 @@ pub fn backup(store: &Store, kept: Kept) -> Result<()> {
     let name = temporary.to_str().context("the state directory's name is not UTF-8").with_context(context)?;
     store.db.execute("VACUUM INTO ?1", [name]).with_context(context)?;
     File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
-    fs::rename(&temporary, &path).with_context(context)
+    fs::rename(&temporary, &path).with_context(context)?;
+    // Until its directory is written through, the name may go back to the copy before when power is cut.
+    let directory = path.parent().context("a file has a directory")?;
+    File::open(directory).and_then(|directory| directory.sync_all()).with_context(context)
 }
 
 /// Puts the copy in the place of a store that can't be read, which is set aside under another name. Where there is no copy,
