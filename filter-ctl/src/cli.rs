@@ -11,7 +11,6 @@ use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
 
-
 /// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
 ///
 /// The filter lives in the kernel and goes on when every process is gone; only `unload` ends it.

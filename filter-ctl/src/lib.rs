@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
         out: Output::stdio(),
         actor: myself(),
         command: command_line(arguments.iter().cloned()),
+        ssh_peers: Vec::new(),
         input: None,
     };
     let exit = match client::hand_over(&cli, &arguments) {

@@ -19,6 +19,7 @@ mod upgrade;
 mod verify;
 
 use std::io::{self, BufRead};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -46,6 +47,8 @@ pub struct Session<'s> {
     pub actor: Actor,
     /// The command line, for the audit log.
     pub command: String,
+    /// Other ends of SSH sessions that are known beside those that this process finds.
+    pub ssh_peers: Vec<IpAddr>,
     /// What was read on standard input, where another process did.
     pub input: Option<Vec<u8>>,
 }

@@ -221,7 +221,7 @@ fn undo_create(pins: &Pins, was_loaded: bool, is_kept: bool) -> Result<()> {
 /// If the store can't be used, nor its copy, or the kernel refuses the tables.
 pub fn restore(place: &Place, author: Author, wait: Duration, verbose: bool) -> Result<Restored> {
     let mut restored = Restored::default();
-    if !place.state.join("state.db").try_exists().unwrap_or(false) {
+    if !Store::is_in(&place.state) {
         return Ok(restored);
     }
     let store = open_checked(&place.state, &mut restored)?;

@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
 use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand};
 use crate::exit::Exit;
+use crate::host::ssh;
 use crate::kernel::program::build;
 use crate::output::{Output, Style};
 
@@ -144,6 +145,11 @@ fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String]) -> Result<Begun> 
         place: named(&cli.global),
         arguments: arguments.to_vec(),
         style: Style::of_stdout(),
+        ssh_peers: if rustix::process::geteuid().is_root() {
+            ssh::peers().unwrap_or_default()
+        } else {
+            Vec::new()
+        },
         input: input.as_ref().map(|input| input.len() as u64),
     };
     let mut conversation = BufReader::new(stream.try_clone().context("could not share the socket")?);

@@ -7,6 +7,7 @@
 //! 4. The daemon answers [`Answer::Done`].
 
 use std::io::{BufRead, Read as _, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,6 +34,9 @@ pub struct Request {
     pub arguments: Vec<String>,
     /// What its output may look like.
     pub style: Style,
+    /// Other ends of SSH sessions as the command sees them: a confined daemon may not look into other processes, and then
+    /// knows only those on port 22. Heeded from root alone.
+    pub ssh_peers: Vec<IpAddr>,
     /// Bytes of standard input that follow, if it takes any.
     pub input: Option<u64>,
 }

@@ -109,6 +109,7 @@ fn converse(stream: &UnixStream, config: &Config) -> Result<()> {
         out: Output::new(Box::new(out.clone()), Box::new(err.clone()), request.style),
         actor,
         command: crate::command_line(request.arguments.iter().cloned()),
+        ssh_peers: if uid == 0 { request.ssh_peers } else { Vec::new() },
         input,
     };
     let exit = crate::carry_out(&session, &cli.command);

@@ -124,10 +124,12 @@ fn is_same(one: &ProgramInfo, other: &ProgramInfo) -> Result<bool> {
     if (one.tag(), one.name()) != (other.tag(), other.name()) {
         return Ok(false);
     }
-    let maps = |program: &ProgramInfo| -> Result<Vec<u32>> {
-        Ok(program.map_ids().context("could not query the maps of a program")?.unwrap_or_default())
+    // Who may not open programs and maps by id (CAP_SYS_ADMIN) goes by the instructions: the data is that of the same tables.
+    let maps = |program: &ProgramInfo| match program.map_ids() {
+        Err(error) if errno_of(&error) == Some(Errno::PERM.raw_os_error()) => Ok(None),
+        ids => ids.context("could not query the maps of a program").map(Option::unwrap_or_default).map(Some),
     };
-    let (one, other) = (maps(one)?, maps(other)?);
+    let (Some(one), Some(other)) = (maps(one)?, maps(other)?) else { return Ok(true) };
     if one.len() != other.len() {
         return Ok(false);
     }
@@ -139,14 +141,9 @@ fn is_same(one: &ProgramInfo, other: &ProgramInfo) -> Result<bool> {
     Ok(true)
 }
 
-/// What lies in a map that only its program knows: an array of one value. Nothing for who may not open maps by id
-/// (CAP_SYS_ADMIN): then the instructions decide, since the data is of the same tables.
-fn data(id: u32) -> Result<Option<Vec<u8>>> {
-    let map = match MapInfo::from_id(id) {
-        Err(error) if errno_of(&error) == Some(Errno::PERM.raw_os_error()) => return Ok(None),
-        map => map.context("could not query the read-only data of a program")?,
-    };
+/// What lies in a map that only its program knows: an array of one value.
+fn data(id: u32) -> Result<Vec<u8>> {
+    let map = MapInfo::from_id(id).context("could not query the read-only data of a program")?;
     let descriptor = map.fd().context("could not open the read-only data of a program")?;
-    let data = bpf::read_array(&descriptor, map.value_size());
-    data.map(Some).context("could not read the read-only data of a program")
+    bpf::read_array(&descriptor, map.value_size()).context("could not read the read-only data of a program")
 }

@@ -29,11 +29,11 @@ pub fn used_maps(program: &Xdp) -> Result<Vec<u32>> {
     let mut ids = [0_u32; MOST];
     // SAFETY: integers and arrays of them alone, for which zeros are values.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    info.nr_map_ids = MOST as u32; // far below the end of u32
+    info.nr_map_ids = u32::try_from(MOST)?;
     info.map_ids = ids.as_mut_ptr() as u64;
     let query = Query {
         descriptor: descriptor.cast_unsigned(),
-        info_length: size_of::<bpf_prog_info>() as u32, // some 200 bytes
+        info_length: u32::try_from(size_of::<bpf_prog_info>())?,
         info: &raw mut info as u64,
     };
     let command = bpf_cmd::BPF_OBJ_GET_INFO_BY_FD as libc::c_long;

@@ -50,9 +50,12 @@ pub fn backup(store: &Store, kept: Kept) -> Result<()> {
     store.db.execute("VACUUM INTO ?1", [name]).with_context(context)?;
     File::open(&temporary).and_then(|file| file.sync_all()).with_context(context)?;
     fs::rename(&temporary, &path).with_context(context)?;
-    // Until its directory is written through, the name may go back to the copy before when power is cut.
-    let directory = path.parent().context("a file has a directory")?;
-    File::open(directory).and_then(|directory| directory.sync_all()).with_context(context)
+    sync_names(path.parent().context("a file has a directory")?).with_context(context)
+}
+
+/// Writes the names in a directory through to the disk: until then a power cut may give them back to the files before.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// Puts the copy in the place of a store that can't be read, which is set aside under another name. Where there is no copy,
@@ -89,6 +92,7 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
     } else if copy.exists() {
         fs::rename(&copy, beside("-backup")).with_context(context)?;
     }
+    sync_names(directory).with_context(context)?;
     Ok((aside, is_whole))
 }
 

@@ -178,6 +178,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether there is a store in this directory, or at least its copy.
+    pub fn is_in(directory: &Path) -> bool {
+        [DATABASE, backup::BACKUP].iter().any(|name| directory.join(name).exists())
+    }
+
     /// The database's path.
     pub fn path(&self) -> &Path {
         &self.path
