@@ -441,6 +441,106 @@ fn after_a_boot_the_filter_comes_back_from_the_store() {
     assert!(nothing.stdout.contains("nothing to restore") && !runs_xdp(&host, "flt0"), "{nothing:?}");
 }
 
+/// Takes all that is pinned away, as a reboot does, and makes the store believe that it is of another boot.
+fn reboot(host: &Host) {
+    host.sh("sh", ["-c", &format!("rm -rf {PIN_ROOT}/links/* && rm -rf {PIN_ROOT}")]).unwrap();
+    eventually("the link is gone", || !runs_xdp(host, "flt0")).unwrap();
+    host.run(|| {
+        let db = rusqlite::Connection::open(format!("{STATE}/state.db")).unwrap();
+        db.execute("UPDATE state SET boot = 'another'", []).unwrap();
+    });
+}
+
+#[test]
+fn a_boot_without_a_disk_to_write_to_filters_all_the_same() {
+    let host = filtering();
+    host.ctl(&["block", "add", "192.0.2.1", "--ttl", "1h"]).done();
+    reboot(&host);
+    host.sh("mount", ["-o", "remount,ro", "/var/lib"]).unwrap();
+    fails(&host.ctl(&["restore"]), 4, &["can't be used"]);
+    assert!(is_dropped(&host, STABLE) && is_dropped(&host, "192.0.2.1"));
+    let left = host.ctl(&["block", "list", "--json"]).json()["entries"][0]["expires_in_s"].as_u64().unwrap();
+    assert!((3500..=3600).contains(&left), "{left}");
+    host.sh("mount", ["-o", "remount,rw", "/var/lib"]).unwrap();
+    host.ctl(&["block", "add", "192.0.2.2"]).done();
+    all_is_well(&host, "with a disk");
+    assert!(is_dropped(&host, STABLE) && is_dropped(&host, "192.0.2.1"));
+}
+
+#[test]
+fn a_restore_may_be_killed_at_every_read_and_write() {
+    let host = filtering();
+    let many: Vec<String> = (0..200).map(|n| format!("198.18.{n}.0/24")).collect();
+    let mut arguments = vec!["block", "add"];
+    arguments.extend(many.iter().map(String::as_str));
+    host.ctl(&arguments).done();
+    let mut killed = 0;
+    for (call, step) in
+        [("pread64", 3), ("pwrite64", 1), ("mmap", 11), ("bpf", 23), ("rename", 1), ("fdatasync", 1)]
+    {
+        for position in (1..).step_by(step) {
+            reboot(&host);
+            let mut command = Command::new("strace");
+            let inject = format!("inject={call}:signal=KILL:when={position}");
+            command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+            command.arg(filter_ctl_path()).arg("restore");
+            let ended = Finished::from(host.output(command).unwrap());
+            let when = format!("{call} {position}");
+            host.ctl(&["restore"]).done();
+            assert!(is_dropped(&host, STABLE) && is_dropped(&host, "198.18.77.9"), "{when}");
+            all_is_well(&host, &when);
+            if ended.code == Some(0) {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    assert!(killed > 30, "only {killed} restores were killed");
+}
+
+#[test]
+fn restores_beside_changes_find_no_damage() {
+    const CHANGES: usize = 40;
+    let host = filtering();
+    let restores: Vec<Child> = (0..8).map(|_| host.spawn(host.filter_ctl(&["restore"])).unwrap()).collect();
+    for n in 0..CHANGES {
+        host.ctl(&["block", "add", &format!("192.0.2.{n}"), "--owner", "fail2ban"]).done();
+        if n % 4 == 0 {
+            host.ctl(&["restore"]).done();
+            host.ctl(&["audit"]).done();
+        }
+    }
+    for restore in restores {
+        let ended = Finished::from(restore.wait_with_output().unwrap()).done();
+        assert!(!ended.stderr.contains("damaged"), "{ended:?}");
+    }
+    assert_eq!(host.sh("sh", ["-c", &format!("ls {STATE} | grep -c damaged || true")]).unwrap().trim(), "0");
+    assert_eq!(held(&host).len(), 1 + CHANGES);
+    all_is_well(&host, "at the end");
+}
+
+#[test]
+fn what_can_not_be_restored_is_no_success() {
+    let host = filtering();
+    // The policy is nothing that anybody wrote: it must not be taken for an empty one, and written over.
+    host.run(|| {
+        let db = rusqlite::Connection::open(format!("{STATE}/state.db")).unwrap();
+        db.execute("INSERT INTO policies (at_s, document) VALUES (0, '{')", []).unwrap();
+    });
+    fails(&host.ctl(&["malformed", "pass", "udp_length"]), 4, &["damaged", "filter-ctl repair"]);
+    host.ctl(&["repair"]).done();
+    let policy = host.ctl(&["status", "--json"]).done().json()["policy"].to_string();
+    assert!(policy.contains("flt0"), "{policy}");
+    // Neither the store nor its copy.
+    reboot(&host);
+    host.sh(
+        "sh",
+        ["-c", &format!("for f in state.db backup.db; do head -c 9000 /dev/zero > {STATE}/$f; done")],
+    )
+    .unwrap();
+    fails(&host.ctl(&["restore"]), 4, &["damaged", "begun anew"]);
+}
+
 /// A daemon that ends with the test.
 struct Daemon(Child);
 
@@ -501,10 +601,71 @@ fn who_holds_the_lock_is_named_and_may_be_killed() {
     let refused = host.ctl(&["block", "add", "192.0.2.1", "--lock-wait", "100ms"]);
     fails(&refused, 1, &[&format!("process {pid} ("), "which is stopped", "end it"]);
     assert!(is_dropped(&host, STABLE));
+    // Nobody can keep an operator from taking the filter off.
+    let unloaded = host.ctl(&["unload", "--all", "--lock-wait", "100ms"]);
+    fails(&unloaded, 4, &["flt0 no longer filtered", &format!("process {pid} (")]);
+    assert!(!runs_xdp(&host, "flt0"));
     daemon.0.kill().unwrap();
     daemon.0.wait().unwrap();
+    host.ctl(&["load", "flt0"]).done();
     host.ctl(&["block", "add", "192.0.2.1"]).done();
     all_is_well(&host, "without the daemon");
+}
+
+#[test]
+fn what_was_unloaded_without_a_store_stays_so() {
+    let host = filtering();
+    host.ip("link add flt1 type veth peer name peer1").unwrap();
+    host.ctl(&["load", "flt1"]).done();
+    let daemon = Daemon::start(&host, &[]);
+    let looked_again = || {
+        let proofs = || daemon_state(&host)["proofs"].as_u64().unwrap_or(0);
+        let before = proofs();
+        eventually("it looked again", || proofs() > before + 2).unwrap();
+    };
+    host.sh("chmod", ["777", STATE]).unwrap();
+    fails(&host.ctl(&["unload", "flt1"]), 4, &["chmod 700"]);
+    looked_again();
+    assert!(!runs_xdp(&host, "flt1") && runs_xdp(&host, "flt0"));
+    host.sh("chmod", ["700", STATE]).unwrap();
+    looked_again();
+    assert!(!runs_xdp(&host, "flt1") && runs_xdp(&host, "flt0"));
+    let policy = host.ctl(&["status", "--json"]).json()["policy"].to_string();
+    assert!(policy.contains("flt0") && !policy.contains("flt1"), "{policy}");
+    // And the last one as well.
+    host.sh("chmod", ["777", STATE]).unwrap();
+    fails(&host.ctl(&["unload", "--all"]), 4, &["chmod 700"]);
+    host.sh("chmod", ["700", STATE]).unwrap();
+    drop(daemon);
+    assert!(host.ctl(&["restore"]).done().stdout.contains("nothing to restore"));
+    assert!(!runs_xdp(&host, "flt0"));
+    // Until it is wanted again.
+    host.ctl(&["load", "flt0"]).done();
+    assert!(is_dropped(&host, STABLE));
+    all_is_well(&host, "at the end");
+}
+
+#[test]
+fn a_daemon_that_dies_before_it_begins_leaves_the_command_to_itself() {
+    let host = filtering();
+    let socket = "/run/filter-ctl/control.sock";
+    let listener = host.run(|| {
+        std::fs::create_dir_all("/run/filter-ctl").unwrap();
+        std::os::unix::net::UnixListener::bind(socket).unwrap()
+    });
+    let impostor = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(&stream), &mut line).unwrap();
+        stream.write_all(b"\"ready\"\n").unwrap();
+    });
+    let added = host.ctl(&["block", "add", "192.0.2.55"]);
+    impostor.join().unwrap();
+    // Whether the word still went out decides what can be known.
+    match added.code {
+        Some(0) => assert!(is_dropped(&host, "192.0.2.55"), "{added:?}"),
+        _ => fails(&added, 1, &["does not say what came of it"]),
+    }
 }
 
 fn daemon_state(host: &Host) -> Value {
@@ -664,11 +825,15 @@ fn groups_may_read_or_block_and_no_more() {
     assert!(is_dropped(&host, "192.0.2.1"));
     let audit = host.ctl(&["audit", "--last", "1", "--json"]).done().json();
     assert_eq!(audit["changes"][0]["actor"]["uid"], NOBODY, "{audit}");
-    for forbidden in
-        [&["unload", "flt0"][..], &["allow", "add", "192.0.2.1"], &["block", "add", "192.0.2.9", "--force"]]
-    {
+    for forbidden in [
+        &["malformed", "pass", "udp_length"][..],
+        &["allow", "add", "192.0.2.1"],
+        &["block", "add", "192.0.2.9", "--force"],
+    ] {
         fails(&as_group(4002, forbidden), 1, &["does not allow this"]);
     }
+    fails(&as_group(4002, &["unload", "flt0"]), 1, &["run it as root"]);
+    assert!(runs_xdp(&host, "flt0"));
     // The daemon reads no file for them.
     fails(&as_group(4002, &["explain", "--pcap", "/etc/shadow:1"]), 1, &["denied"]);
     fails(&as_group(NOBODY, &["status"]), 1, &["does not allow this"]);

@@ -56,10 +56,7 @@ impl Exit {
 
 /// Whether the reader of standard output went away, which is how `| head` ends a command, and not a fault.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    error.chain().any(broken_pipe)
+    error.downcast_ref::<NotPrinted>().is_some_and(|error| error.0.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 impl From<Exit> for ExitCode {
@@ -67,6 +64,11 @@ impl From<Exit> for ExitCode {
         Self::from(exit as u8)
     }
 }
+
+/// Standard output can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write to standard output: {0}")]
+pub struct NotPrinted(pub std::io::Error);
 
 /// The change was made, but its report could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -39,13 +39,14 @@ pub fn main() -> ExitCode {
     let parsed = cli::definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && std::env::args().any(|argument| argument == "--json") => {
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
             Output::stdio().json_error(error.to_string().trim_end(), Exit::Usage as u8);
             return Exit::Usage.into();
         }
         Err(error) => error.exit(),
     };
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let arguments: Vec<String> = arguments.collect();
     let mut session = Session {
         global: &cli.global,
         out: Output::stdio(),

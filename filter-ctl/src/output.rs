@@ -9,6 +9,7 @@ use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets
 use filter_common::prefix::{Geometry, Region};
 use serde::{Deserialize, Serialize};
 
+use crate::exit::NotPrinted;
 use crate::holds::Hold;
 use crate::host::{memory_available, whole_seconds};
 use crate::policy::{Action, Deadline, Entry, Prefix};
@@ -98,7 +99,7 @@ impl Output {
     ///
     /// If standard output can't be written.
     pub fn raw_line(&self, text: &str) -> Result<()> {
-        writeln!(self.out.borrow_mut(), "{text}").context("could not write to standard output")
+        Ok(writeln!(self.out.borrow_mut(), "{text}").map_err(NotPrinted)?)
     }
 
     /// Says something beside the result, on standard error, without control characters.

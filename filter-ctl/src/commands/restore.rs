@@ -17,7 +17,7 @@ struct Report<'r> {
 }
 
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
-    let Restored { interfaces, failures, damaged, entries, is_any } =
+    let Restored { interfaces, failures, damaged, entries, is_any, is_lost } =
         control::restore(&session.global.place(), session.author(), args.wait, session.global.verbose)?;
     let warnings: Vec<&String> = damaged.iter().chain(&failures).collect();
     let told = || {
@@ -36,5 +36,5 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
         }
         session.out.line(&format!("{} enforced", output::counted(entries, "entry is", "entries are")))
     };
-    reported(told(), if failures.is_empty() { Exit::Done } else { Exit::Partly })
+    reported(told(), if failures.is_empty() && !is_lost { Exit::Done } else { Exit::Partly })
 }

@@ -133,7 +133,14 @@ pub fn run(session: &Session) -> Result<Exit> {
     let waiting: Vec<_> =
         waiting.into_iter().map(|(device, mode)| Waiting { device: device.name, mode }).collect();
     let socket = session.global.socket_path();
-    let daemon = socket.parent().map_or(Ok(None), DaemonState::read)?;
+    let mut daemon_trouble = None;
+    let mut daemon = socket.parent().map_or(Ok(None), DaemonState::read).unwrap_or_else(|error| {
+        daemon_trouble = Some(format!("what the daemon says of itself can't be read: {error:#}"));
+        None
+    });
+    if let Some(daemon) = &mut daemon {
+        daemon.alarms = daemon.alarms(now_s);
+    }
     let all_is_well = interfaces.iter().all(|interface| interface.state == "attached")
         && waiting.is_empty()
         && drift.is_none()
@@ -148,7 +155,7 @@ pub fn run(session: &Session) -> Result<Exit> {
         waiting,
         policy: control.policy().interfaces,
         daemon,
-        warnings: control.warnings(),
+        warnings: control.warnings().into_iter().chain(daemon_trouble).collect(),
     };
     drop(control);
     if session.global.json {

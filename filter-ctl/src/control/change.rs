@@ -5,6 +5,7 @@ use filter_common::prefix::Stored;
 use serde_json::{Value, json};
 
 use super::Control;
+use super::reconcile::as_enforced;
 use crate::holds::{self, Change, Effect, Hold, enforced};
 use crate::host::monotonic_now_s;
 use crate::kernel::filter::{PartlyApplied, digest};
@@ -29,9 +30,9 @@ pub struct Changed {
 #[derive(Default)]
 pub(super) struct Draft {
     before: Vec<(Key, Vec<Hold>)>,
-    after: Vec<(Key, Vec<Hold>)>,
+    pub(super) after: Vec<(Key, Vec<Hold>)>,
     targets: Vec<Target>,
-    digest: u64,
+    pub(super) digest: u64,
 }
 
 impl Draft {
@@ -75,8 +76,33 @@ impl Control {
             }
         })?;
         let record = self.author.record(described(&effect));
+        let after = draft.after.clone();
         self.commit(draft, None, &record)?;
+        if !self.is_durable() {
+            self.warn_of_forgotten(&change, &after);
+        }
         Ok(Changed { effect, durable: self.is_durable() })
+    }
+
+    /// Says what the tables, which name one holder of each entry, can't keep until the store can be written.
+    fn warn_of_forgotten(&mut self, change: &Change, after: &[(Key, Vec<Hold>)]) {
+        let Change::Hold { hold: asked, .. } = change else {
+            if self.store.is_err() {
+                self.warnings.push("whether others hold the same can't be told without the store".into());
+            }
+            return;
+        };
+        let is_outlasted =
+            |key: &Key, holds: &[Hold]| enforced(*key, holds).is_some_and(|entry| entry.owner != asked.owner);
+        let forgotten = after.iter().filter(|(key, holds)| is_outlasted(key, holds)).count();
+        if forgotten > 0 {
+            let what = format!(
+                "others hold {forgotten} of these prefixes longer, and that {} holds them, too, can't be kept until the \
+                 store can be written: say so again then",
+                asked.owner.as_str()
+            );
+            self.warnings.push(what);
+        }
     }
 
     /// Clears away what has ended, in the store and in the tables.
@@ -102,12 +128,25 @@ impl Control {
     }
 
     /// Hands over the holds of each of these keys, which are in order: from the store, or where that can't be read, as the
-    /// kernel's tables tell them.
+    /// kernel's tables tell them. Where the tables were changed without the store, they know better.
     fn each_held(&mut self, keys: &[Key], mut on_key: impl FnMut(Key, Vec<Hold>)) -> Result<()> {
+        let is_behind = self.filter.table().stored().unstored;
         if let Ok(store) = &self.store {
             match held_in(store, keys) {
                 Ok(held) => {
-                    keys.iter().zip(held).for_each(|(key, holds)| on_key(*key, holds));
+                    for (key, holds) in keys.iter().zip(held) {
+                        let holds = match is_behind.then(|| self.filter.entry(key)).transpose()? {
+                            None => holds,
+                            Some(None) => Vec::new(),
+                            Some(Some(entry))
+                                if enforced(*key, &holds).is_some_and(|it| it.until == entry.until) =>
+                            {
+                                holds
+                            }
+                            Some(Some(entry)) => as_enforced(&holds, &entry),
+                        };
+                        on_key(*key, holds);
+                    }
                     return Ok(());
                 }
                 Err(error) => self.lose_store(&error),
@@ -128,11 +167,6 @@ impl Control {
         // What does not fit is refused before anything is written.
         let plan = self.filter.plan(draft.targets)?;
         self.write_down(&draft.after, draft.digest, policy, record);
-        let unstored = self.store.is_err();
-        let stored = self.filter.table().stored();
-        if unstored {
-            self.filter.table().set_stored(Stored { unstored, ..stored });
-        }
         if let Err(error) = self.enforce(&plan) {
             let undone = self.take_back(&draft.before, draft.digest, record);
             return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
@@ -147,23 +181,28 @@ impl Control {
     }
 
     /// Writes an intent into the store. Where that fails, the store is given up.
-    fn write_down(
+    pub(super) fn write_down(
         &mut self,
         holds: &[(Key, Vec<Hold>)],
         digest: u64,
         policy: Option<&Policy>,
         record: &Record,
     ) {
-        if let Ok(store) = &mut self.store
+        if self.unwritable.is_none()
+            && let Ok(store) = &mut self.store
             && let Err(error) = store.intend(&Intent { holds, digest, policy, record })
         {
-            self.lose_store(&error);
+            self.stop_writing(&error);
+        }
+        if !self.is_durable() {
+            let stored = self.filter.table().stored();
+            self.filter.table().set_stored(Stored { unstored: true, ..stored });
         }
     }
 
     /// Takes an intent back that the kernel refused.
     fn take_back(&mut self, before: &[(Key, Vec<Hold>)], digest: u64, record: &Record) -> Result<()> {
-        let Ok(store) = &mut self.store else { return Ok(()) };
+        let (None, Ok(store)) = (&self.unwritable, &mut self.store) else { return Ok(()) };
         let record = Record {
             command: format!("{} (refused by the kernel, taken back)", record.command),
             ..record.clone()
@@ -176,9 +215,11 @@ impl Control {
         Ok(())
     }
 
-    /// Marks the tables as holding the store's last change.
+    /// Marks the tables as holding the store's last change, unless they hold more than that.
     pub(super) fn mark(&self) {
-        if let Ok(store) = &self.store {
+        if self.unwritable.is_none()
+            && let Ok(store) = &self.store
+        {
             let state = store.state();
             self.filter.table().set_stored(Stored {
                 store: state.store,
@@ -188,14 +229,9 @@ impl Control {
         }
     }
 
-    /// Writes a policy down that the caller then enforces, or has enforced.
+    /// Writes a policy down, which the caller then enforces and marks as enforced.
     pub(super) fn write_policy(&mut self, policy: &Policy, record: &Record) {
         self.write_down(&[], 0, Some(policy), record);
-        if self.store.is_err() {
-            let stored = self.filter.table().stored();
-            self.filter.table().set_stored(Stored { unstored: true, ..stored });
-        }
-        self.mark();
         self.back_up();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::{Author, Control, Place};
@@ -42,6 +42,8 @@ pub struct Restored {
     pub interfaces: Vec<LoadOutcome>,
     /// What could not be brought up, and why.
     pub failures: Vec<String>,
+    /// Whether neither the store nor its copy could be read, so that what was to be filtered is not known any more.
+    pub is_lost: bool,
     /// Where the damaged store was set aside, and whether its copy could be used.
     pub damaged: Option<String>,
     /// Entries that are enforced.
@@ -99,17 +101,22 @@ impl Control {
         if policy != before {
             self.write_policy(&policy, &record);
         }
-        loading::load(&mut self.filter, targets, loading.verbose).inspect_err(|_| {
-            if policy != before {
-                let refused = self.author.tidying("refused, taken back").record(record.change.clone());
-                self.write_policy(&before, &refused);
-            }
-        })
+        self.filter.pins().forget_unloaded(loading.names)?;
+        let loaded = loading::load(&mut self.filter, targets, loading.verbose);
+        if loaded.is_err() && policy != before {
+            let refused = self.author.tidying("refused, taken back").record(record.change);
+            self.write_policy(&before, &refused);
+        }
+        self.mark();
+        loaded
     }
 
     /// The policy of the store; an empty one where it can't be read.
     pub fn policy(&self) -> Policy {
-        self.store.as_ref().ok().and_then(|store| store.policy().ok()).unwrap_or_default()
+        let mut policy = self.store.as_ref().ok().and_then(|store| store.policy().ok()).unwrap_or_default();
+        // What was unloaded while that could not be written down.
+        self.filter.pins().unloaded().unwrap_or_default().iter().for_each(|name| policy.exclude(name));
+        policy
     }
 
     fn note_sizes(&self, policy: &mut Policy) {
@@ -180,6 +187,7 @@ impl Control {
         self.note_sizes(&mut policy);
         let record = self.author.record(json!({ "max_ipv4": policy.max_ipv4, "max_ipv6": policy.max_ipv6 }));
         self.write_policy(&policy, &record);
+        self.mark();
         Ok(())
     }
 
@@ -201,10 +209,13 @@ impl Control {
         let change = json!({ if tolerated { "pass" } else { "drop" }: names().collect::<Vec<_>>() });
         let record = self.author.record(change.clone());
         self.write_policy(&policy, &record);
-        self.filter.tolerate(faults, tolerated).inspect_err(|_| {
-            let refused = self.author.tidying("refused, taken back").record(change.clone());
+        let set = self.filter.tolerate(faults, tolerated);
+        if set.is_err() {
+            let refused = self.author.tidying("refused, taken back").record(change);
             self.write_policy(&before, &refused);
-        })
+        }
+        self.mark();
+        set
     }
 }
 
@@ -224,14 +235,24 @@ pub fn restore(place: &Place, author: Author, wait: Duration, verbose: bool) -> 
     if !Store::is_in(&place.state) {
         return Ok(restored);
     }
+    // Without the lock, only for the names of devices to wait for: what is wrong with the store is found below.
+    if let Ok(store) = Store::open(&place.state) {
+        await_devices(&store.policy().unwrap_or_default(), wait)?;
+    }
+    let lock = Arc::new(Lock::create(&place.pins, place.lock_wait)?);
     let store = open_checked(&place.state, &mut restored)?;
-    let policy = store.policy()?;
+    let mut store = store;
+    let policy = without_unloaded(&place.pins, &mut store, &author)?;
     if policy.interfaces.is_empty() {
+        if place.pins.set()?.is_none()
+            && place.pins.loaded_interfaces()?.is_empty()
+            && place.pins.unloaded()?.is_empty()
+        {
+            place.pins.remove()?;
+        }
         return Ok(restored);
     }
     restored.is_any = true;
-    await_devices(&policy, wait)?;
-    let lock = Arc::new(Lock::create(&place.pins, place.lock_wait)?);
     let mut control = Control::create(place, &lock, Ok(store), author, Sizes::default(), verbose)?;
     control.renew_stale(verbose)?;
     (restored.interfaces, restored.failures) = control.filter_missing(verbose)?;
@@ -245,7 +266,21 @@ pub fn restore(place: &Place, author: Author, wait: Duration, verbose: bool) -> 
         }
     }
     restored.entries = control.filter.len();
+    restored.failures.extend(control.warnings());
     Ok(restored)
+}
+
+/// The policy, without what was unloaded while that could not be written down. Now it is, if it can be.
+fn without_unloaded(pins: &Pins, store: &mut Store, author: &Author) -> Result<Policy> {
+    let mut policy = store.policy()?;
+    let unloaded = pins.unloaded()?;
+    unloaded.iter().for_each(|name| policy.exclude(name));
+    let record = author.tidying("what was unloaded").record(json!({ "unload": unloaded }));
+    let intent = Intent { holds: &[], digest: 0, policy: Some(&policy), record: &record };
+    if !unloaded.is_empty() && store.intend(&intent).is_ok() {
+        pins.forget_unloaded(&unloaded)?;
+    }
+    Ok(policy)
 }
 
 /// The store, read from end to end; where it is damaged, its copy.
@@ -260,6 +295,7 @@ pub(super) fn open_checked(state: &Path, restored: &mut Restored) -> Result<Stor
         Err(unusable) => return Err(unusable.into()),
     };
     let (aside, has_copy) = restore_backup(state)?;
+    restored.is_lost = !has_copy;
     let what = if has_copy {
         "its copy took its place"
     } else {
@@ -305,7 +341,7 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
     let (lock, missing) = match Lock::acquire(&place.pins, place.lock_wait) {
         Ok(lock) => (Some(Arc::new(lock)), None),
         Err(error) if error.is::<NotLoaded>() => (None, Some(error)),
-        Err(error) => return Err(error),
+        Err(error) => return Err(unload_without_the_lock(place, names, error)),
     };
     // What is enforced and not written down yet is written down first: the tables go. Where they are damaged, detaching
     // must work all the same.
@@ -346,11 +382,22 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
     {
         store = Err(open.unusable(&error));
     }
+    if store.is_ok() {
+        place.pins.forget_unloaded(&place.pins.unloaded()?)?;
+    }
     match &store {
-        Ok(store) => unloading.kept = usize::try_from(store.count_keys()?).context("too many entries")?,
+        // Nothing of the store may keep an interface filtered.
+        Ok(store) => {
+            unloading.kept = store.count_keys().ok().and_then(|keys| keys.try_into().ok()).unwrap_or(0)
+        }
         Err(unusable) => unloading.undurable = Some(unusable.to_string()),
     }
     if let Some(lock) = &lock {
+        if unloading.undurable.is_some() {
+            // Beside the tables, until it can be written down; a reboot forgets it.
+            let all = pinned.iter().chain(&unloading.forgotten).cloned().collect::<Vec<_>>();
+            place.pins.note_unloaded(&all)?;
+        }
         unloading.unloaded = loading::unload(&place.pins, lock, &pinned)?;
         if !unloading.unloaded.everything
             && let Ok(control) = Control::open_locked(place, lock, author.clone())
@@ -359,6 +406,28 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
         }
     }
     Ok(unloading)
+}
+
+/// Takes the filter off where another process keeps the lock, as one that is stopped may: nothing may lock the operator out.
+/// Returns the error to report in any case.
+fn unload_without_the_lock(place: &Place, names: Option<&[String]>, error: anyhow::Error) -> anyhow::Error {
+    let detached = (|| {
+        let pinned = match names {
+            None => place.pins.loaded_interfaces()?,
+            Some(names) => loading::pinned_names(&place.pins, names)?,
+        };
+        pinned.iter().try_for_each(|name| crate::kernel::interface::detach(&place.pins, None, name))?;
+        Ok::<_, anyhow::Error>(pinned)
+    })();
+    match detached {
+        Ok(pinned) => PartlyApplied(format!(
+            "{} no longer filtered, and nothing else of it was done: {error:#}. Say `unload` again then, or it is filtered \
+             again at the next boot, or by the daemon",
+            pinned.join(", ")
+        ))
+        .into(),
+        Err(undone) => error.context(format!("{undone:#}")),
+    }
 }
 
 /// Takes names and patterns out of a policy. Returns the names under which the interfaces are pinned that are not to be

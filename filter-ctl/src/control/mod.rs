@@ -64,6 +64,8 @@ impl Author {
 pub struct Control {
     filter: Filter,
     store: Result<Store, Unusable>,
+    /// Why the store, which can be read, can't be written.
+    unwritable: Option<Unusable>,
     author: Author,
     /// What the operator must know beside what was asked.
     warnings: Vec<String>,
@@ -90,9 +92,32 @@ impl Control {
     }
 
     fn with(filter: Filter, store: Result<Store, Unusable>, author: Author) -> Result<Self> {
-        let mut control = Self { filter, store, author, warnings: Vec::new(), drift: None };
+        // A policy that can't be read must never be taken for an empty one, and written over.
+        let store = store.and_then(|store| match store.policy() {
+            Ok(_) => Ok(store),
+            Err(error) => Err(store.unusable(&error)),
+        });
+        let unwritable = store.as_ref().ok().and_then(Store::unwritable);
+        let mut control = Self { filter, store, unwritable, author, warnings: Vec::new(), drift: None };
         control.reconcile()?;
+        control.write_unloaded()?;
         Ok(control)
+    }
+
+    /// Writes down what was unloaded while that could not be.
+    fn write_unloaded(&mut self) -> Result<()> {
+        let unloaded = self.filter.pins().unloaded()?;
+        if unloaded.is_empty() || !self.is_durable() {
+            return Ok(());
+        }
+        let policy = self.policy();
+        let record = self.author.tidying("what was unloaded").record(json!({ "unload": unloaded }));
+        self.write_policy(&policy, &record);
+        if self.is_durable() {
+            self.mark();
+            self.filter.pins().forget_unloaded(&unloaded)?;
+        }
+        Ok(())
     }
 
     /// What is enforced.
@@ -100,18 +125,23 @@ impl Control {
         &self.filter
     }
 
-    /// The store.
+    /// The store, to be read.
     ///
     /// # Errors
     ///
-    /// Why it can't be used.
+    /// Why it can't be read.
     pub fn store(&self) -> Result<&Store, &Unusable> {
         self.store.as_ref()
     }
 
+    /// Why the store can't be read or written.
+    pub fn store_trouble(&self) -> Option<&Unusable> {
+        self.store.as_ref().err().or(self.unwritable.as_ref())
+    }
+
     /// What the operator must know beside what was asked: trouble with the store, and drift.
     pub fn warnings(&self) -> Vec<String> {
-        let store = self.store.as_ref().err().map(|unusable| {
+        let store = self.store_trouble().map(|unusable| {
             format!("{unusable}; what is enforced now is written down once it can be, and lost by a reboot until then")
         });
         self.warnings.iter().cloned().chain(store).chain(self.drift.clone()).collect()
@@ -119,7 +149,7 @@ impl Control {
 
     /// Whether what is enforced is written down.
     pub fn is_durable(&self) -> bool {
-        self.store.is_ok()
+        self.store_trouble().is_none()
     }
 
     /// What the kernel's tables hold that is not what the store says, found in constant time.
@@ -155,6 +185,7 @@ impl Control {
         }
         let record = self.author.record(json!({ "renamed": renamed }));
         self.write_policy(&policy, &record);
+        self.mark();
         Ok(renamed)
     }
 
@@ -162,18 +193,31 @@ impl Control {
     pub fn note(&mut self, change: serde_json::Value) {
         let (policy, record) = (self.policy(), self.author.record(change));
         self.write_policy(&policy, &record);
+        self.mark();
     }
 
-    /// Gives up the store, after `error`.
+    /// Gives up the store, after `error` in reading it.
     fn lose_store(&mut self, error: &anyhow::Error) {
         if let Ok(store) = &self.store {
             self.store = Err(store.unusable(error));
         }
     }
 
+    /// Writes no more into the store, after `error` in writing it. What it says can still be read, unless it is damaged.
+    fn stop_writing(&mut self, error: &anyhow::Error) {
+        let Ok(store) = &self.store else { return };
+        let unusable = store.unusable(error);
+        if unusable.damaged {
+            self.store = Err(unusable);
+        } else {
+            self.unwritable = Some(unusable);
+        }
+    }
+
     /// Makes the copy of the store anew, if it is time. That it can't be made is a warning.
     fn back_up(&mut self) {
-        if let Ok(store) = &self.store
+        if self.unwritable.is_none()
+            && let Ok(store) = &self.store
             && let Err(error) = crate::store::backup(store, crate::store::Kept::IfCheap)
         {
             self.warnings.push(format!("{error:#}"));

@@ -9,7 +9,7 @@ use super::change::Draft;
 use crate::holds::{Hold, enforced};
 use crate::plan::Target;
 use crate::policy::{Entry, Key};
-use crate::store::{Bounds, State};
+use crate::store::{Bounds, Policy, Record, State};
 
 /// Which side knows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,8 @@ impl Control {
         let state = store.state();
         let done = match Relation::of(self.filter.table().stored(), state) {
             Relation::Same => {
-                if self.filter.table().digest() != state.digest {
+                // What is read of another boot may be a second beside what was read of it before.
+                if self.unwritable.is_none() && self.filter.table().digest() != state.digest {
                     self.drift = Some(
                         "the kernel's tables hold other entries than the store: somebody else changed them, or the \
                          store; `filter-ctl verify` tells which, and `filter-ctl repair` enforces what the store says"
@@ -96,6 +97,7 @@ impl Control {
             faults.partition(|fault| policy.tolerated.iter().any(|name| name == fault.name()));
         self.filter.tolerate(&pass, true)?;
         self.filter.tolerate(&drop, false)?;
+        self.drift = None;
         self.mark();
         Ok(())
     }
@@ -113,7 +115,13 @@ impl Control {
                 draft.add(key, held, after);
             }
         })?;
-        self.write_back(draft, "the store was brought to what is enforced")
+        let (policy, record) =
+            self.enforced_policy(draft.len(), "the store was brought to what is enforced", true)?;
+        if draft.is_empty() && policy == self.policy() {
+            self.mark();
+            return Ok(());
+        }
+        self.commit(draft, Some(&policy), &record)
     }
 
     /// Brings both to what either has: where both hold a key, as long as the longer.
@@ -127,17 +135,22 @@ impl Control {
                 draft.add(key, held, after);
             }
         })?;
-        self.write_back(draft, "the store and what is enforced were brought together")?;
+        let (policy, record) =
+            self.enforced_policy(draft.len(), "the store and what is enforced were brought together", false)?;
+        if !draft.is_empty() || policy != self.policy() {
+            self.write_down(&draft.after, draft.digest, Some(&policy), &record);
+        }
+        // Only then are the tables marked: whoever dies before leaves them as they were, and this is done again.
         self.push()
     }
 
-    /// Writes down what the tables have and the store lacks.
-    fn write_back(&mut self, draft: Draft, what: &str) -> Result<()> {
-        let mut policy = match &self.store {
-            Ok(store) => store.policy()?,
-            Err(_) => return Ok(()),
-        };
-        let before = policy.clone();
+    /// The policy with what is enforced of it: all that is loaded, and the faults that pass; only these, where the tables
+    /// know more than the store.
+    fn enforced_policy(&self, entries: usize, what: &str, is_exact: bool) -> Result<(Policy, Record)> {
+        let mut policy = self.policy();
+        if is_exact {
+            policy.tolerated.clear();
+        }
         for fault in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
             if self.filter.maps().tolerates(*fault)?
                 && !policy.tolerated.iter().any(|name| name == fault.name())
@@ -145,13 +158,9 @@ impl Control {
                 policy.tolerated.push(fault.name().to_owned());
             }
         }
+        policy.tolerated.sort();
         self.include_loaded(&mut policy)?;
-        let record = self.record(what, draft.len());
-        if draft.is_empty() && policy == before {
-            self.mark();
-            return Ok(());
-        }
-        self.commit(draft, Some(&policy), &record)
+        Ok((policy, self.record(what, entries)))
     }
 
     /// Goes over the holds of the store and these entries, in the order of keys.
@@ -172,7 +181,7 @@ impl Control {
 }
 
 /// The holds of a key that make this entry and keep as much of what is known of each holder as can be.
-fn as_enforced(held: &[Hold], entry: &Entry) -> Vec<Hold> {
+pub(super) fn as_enforced(held: &[Hold], entry: &Entry) -> Vec<Hold> {
     let of_entry = Hold::of_entry(entry);
     let mut holds: Vec<Hold> = held.iter().filter(|hold| hold.until <= entry.until).cloned().collect();
     match holds.iter_mut().find(|hold| hold.owner == entry.owner) {

@@ -9,6 +9,7 @@ use super::Control;
 use crate::kernel::interface::State;
 use crate::kernel::proof;
 use crate::policy::{Entry, Key};
+use crate::store::Policy;
 
 /// Differences that are told one by one; of more the rest is counted.
 const MOST_TOLD: usize = 20;
@@ -55,11 +56,43 @@ impl Control {
         Ok(findings)
     }
 
+    /// What the tables hold that is not as the store says, found in constant time: entries by their sum, faults one by one.
+    ///
+    /// # Errors
+    ///
+    /// If the map of faults can't be read.
+    pub fn find_drift(&self) -> Result<Option<String>> {
+        if let Some(drift) = &self.drift {
+            return Ok(Some(drift.clone()));
+        }
+        if !self.is_durable() {
+            return Ok(None);
+        }
+        Ok(self.verify_faults(&self.policy())?.pop().map(|finding| finding.what))
+    }
+
+    /// Faults that pass or are dropped against the policy.
+    fn verify_faults(&self, policy: &Policy) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for fault in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
+            let wanted = policy.tolerated.iter().any(|name| name == fault.name());
+            if self.filter.maps().tolerates(*fault)? != wanted {
+                let is = if wanted { "dropped" } else { "passed" };
+                findings
+                    .push(Finding::new("policy", format!("`{}` is {is}, against the policy", fault.name())));
+            }
+        }
+        Ok(findings)
+    }
+
     fn verify_store(&mut self) -> Result<Vec<Finding>> {
         let store = match &self.store {
             Ok(store) => store,
             Err(unusable) => return Ok(vec![Finding::new("store", unusable.to_string())]),
         };
+        if let Some(unwritable) = &self.unwritable {
+            return Ok(vec![Finding::new("store", unwritable.to_string())]);
+        }
         if let Err(error) = store.check() {
             let unusable = store.unusable(&error);
             return Ok(vec![Finding::new("store", unusable.to_string())]);
@@ -104,14 +137,7 @@ impl Control {
         {
             findings.push(Finding::new("tables", format!("their sum is wrong: {drift}")));
         }
-        for fault in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
-            let wanted = policy.tolerated.iter().any(|name| name == fault.name());
-            if self.filter.maps().tolerates(*fault)? != wanted {
-                let is = if wanted { "dropped" } else { "passed" };
-                findings
-                    .push(Finding::new("policy", format!("`{}` is {is}, against the policy", fault.name())));
-            }
-        }
+        findings.extend(self.verify_faults(&policy)?);
         Ok(findings)
     }
 

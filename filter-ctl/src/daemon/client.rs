@@ -24,6 +24,9 @@ const READY: Duration = Duration::from_secs(2);
 /// How long it may take for what it has begun, beside the wait for the lock: a million entries take seconds.
 const DONE: Duration = Duration::from_secs(120);
 
+/// Longest time over which the daemon looks at rates for somebody.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
+
 /// Most that is read from standard input, in bytes.
 const MOST_INPUT: u64 = 512 << 20;
 
@@ -46,10 +49,12 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Block(EntryCommand::List) | Command::Allow(EntryCommand::List) => Kind::Look,
         Command::Block(EntryCommand::Add(args)) if args.force => Kind::Change,
         Command::Block(_) => Kind::Block,
-        Command::Allow(_) | Command::Load(_) | Command::Unload(_) | Command::Resize(_) => Kind::Change,
+        Command::Allow(_) | Command::Load(_) | Command::Resize(_) => Kind::Change,
+        // It must work whatever becomes of the daemon.
+        Command::Unload(_) => Kind::Own,
         Command::Malformed(MalformedCommand::List) => Kind::Look,
         Command::Malformed(_) => Kind::Change,
-        Command::Stats(args) if args.watch.is_some() => Kind::Own,
+        Command::Stats(args) if args.watch.is_some() || args.over > LONGEST_LOOK => Kind::Own,
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
@@ -98,12 +103,24 @@ pub fn hand_over(cli: &Cli, arguments: &[String]) -> Result<Handed> {
     if kind == Kind::Own || (kind == Kind::Look && is_root) {
         return Ok(Handed::Own(None));
     }
-    let Some(stream) = connected(&cli.global.socket_path()) else { return Ok(Handed::Own(None)) };
-    let mut conversation = match begin(&stream, cli, arguments)? {
-        Begun::Ready(conversation) => conversation,
+    // Before the daemon is asked: whoever feeds it may be slow.
+    let input = if cli.global.socket_path().exists() && takes_input(&cli.command) {
+        let mut input = Vec::new();
+        let stdin = std::io::stdin().lock();
+        stdin.take(MOST_INPUT).read_to_end(&mut input).context("could not read standard input")?;
+        Some(input)
+    } else {
+        None
+    };
+    let Some(stream) = connected(&cli.global.socket_path()) else { return Ok(Handed::Own(input)) };
+    let (mut conversation, input) = match begin(&stream, cli, arguments, input)? {
+        Begun::Ready(conversation, input) => (conversation, input),
         Begun::Without(input) => return Ok(Handed::Own(input)),
     };
-    (&stream).write_all(GO.as_bytes()).context("the daemon went away before it did anything")?;
+    if (&stream).write_all(GO.as_bytes()).is_err() {
+        // It went away before it did anything.
+        return Ok(Handed::Own(input));
+    }
     stream.set_read_timeout(Some(DONE + cli.global.lock_wait))?;
     match receive(&mut conversation, LONGEST_LINE) {
         Ok(Answer::Done { out, err, exit }) => {
@@ -122,24 +139,13 @@ pub fn hand_over(cli: &Cli, arguments: &[String]) -> Result<Handed> {
 /// How a conversation began.
 enum Begun {
     /// The daemon waits for the word.
-    Ready(BufReader<UnixStream>),
-    /// It won't, or does not answer. Standard input was read, and can't be read again.
+    Ready(BufReader<UnixStream>, Option<Vec<u8>>),
+    /// It won't, or does not answer.
     Without(Option<Vec<u8>>),
 }
 
 /// Sends the request and waits until the daemon is ready.
-fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String]) -> Result<Begun> {
-    let input = if takes_input(&cli.command) {
-        let mut input = Vec::new();
-        std::io::stdin()
-            .lock()
-            .take(MOST_INPUT)
-            .read_to_end(&mut input)
-            .context("could not read standard input")?;
-        Some(input)
-    } else {
-        None
-    };
+fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String], input: Option<Vec<u8>>) -> Result<Begun> {
     let request = Request {
         build: build(),
         place: named(&cli.global),
@@ -156,17 +162,15 @@ fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String]) -> Result<Begun> 
     let asked = send(&mut &*stream, &request)
         .and_then(|()| Ok((&*stream).write_all(input.as_deref().unwrap_or_default())?))
         .and_then(|()| receive(&mut conversation, LONGEST_LINE));
-    let without = |why: &str| {
-        Output::stdio().note(&format!("note: done without the daemon, which {why}"));
-        Ok(Begun::Without(input))
-    };
-    match asked {
-        Ok(Answer::Ready) => Ok(Begun::Ready(conversation)),
+    let why = match asked {
+        Ok(Answer::Ready) => return Ok(Begun::Ready(conversation, input)),
         Ok(Answer::Forbidden(why)) => bail!("{why}"),
-        Ok(Answer::NotMine(why)) => without(&why),
-        Ok(Answer::Done { .. }) => without("answers nonsense"),
-        Err(_) => without("does not answer"),
-    }
+        Ok(Answer::NotMine(why)) => why,
+        Ok(Answer::Done { .. }) => "answers nonsense".into(),
+        Err(_) => "does not answer".into(),
+    };
+    Output::stdio().note(&format!("note: done without the daemon, which {why}"));
+    Ok(Begun::Without(input))
 }
 
 /// A connection to root's daemon, if there is one. Never waits for one that hangs.
@@ -183,8 +187,8 @@ fn connected(path: &Path) -> Option<UnixStream> {
     Some(stream)
 }
 
-/// Whether it reads prefixes from standard input.
-fn takes_input(command: &Command) -> bool {
+/// Whether a command reads prefixes from standard input.
+pub fn takes_input(command: &Command) -> bool {
     let prefixes = match command {
         Command::Block(EntryCommand::Add(args)) | Command::Allow(EntryCommand::Add(args)) => &args.prefixes,
         Command::Block(EntryCommand::Del(args)) | Command::Allow(EntryCommand::Del(args)) => &args.prefixes,

@@ -31,7 +31,7 @@ const AT_START: Duration = Duration::ZERO;
 /// How long hooks may still work when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Proofs between two copies of a store that changed.
+/// Proofs between two copies of a store that changed, and between two notes of what the clocks show.
 const PROOFS_A_COPY: u64 = 12;
 
 /// The daemon's own work. Each part is done by one thread at a time.
@@ -73,7 +73,9 @@ impl Keeper {
             move |event: &Event| log.write(event)
         };
         let hooks = Hooks::start(&config.hooks, report).context("could not start a thread for a hook")?;
-        let state = DaemonState { pid: std::process::id(), ..DaemonState::default() };
+        let interval_ms = u64::try_from(config.proof_interval.as_millis()).unwrap_or(u64::MAX);
+        let state =
+            DaemonState { pid: std::process::id(), proof_interval_ms: interval_ms, ..DaemonState::default() };
         Ok(Self {
             place: config.place.clone(),
             run_directory: run_directory.to_owned(),
@@ -233,6 +235,7 @@ impl Keeper {
 
     fn look(&self) -> Result<Vec<(EventKind, String)>> {
         let mut found = Vec::new();
+        let mut is_unproven = false;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for name in held.pin_again(&self.place.pins, self.place.lock_wait)? {
             let what = format!(
@@ -243,10 +246,15 @@ impl Keeper {
         }
         let mut control = self.open_or_restore()?;
         control.expire()?;
-        if let Err(unusable) = control.store() {
+        if let Some(unusable) = control.store_trouble() {
             found.push((EventKind::StoreUnusable, unusable.to_string()));
+        } else if let Ok(store) = control.store()
+            && self.memory().state.proofs.is_multiple_of(PROOFS_A_COPY)
+        {
+            // What the clocks show is needed by the next boot, and is not worth an alarm.
+            let _ = store.note_time();
         }
-        if let Some(drift) = control.drift().map(str::to_owned) {
+        if let Some(drift) = control.find_drift()? {
             self.tell(&Event::new(EventKind::Drift, &drift));
             self.memory().state.drifts += 1;
             control.push()?;
@@ -270,13 +278,16 @@ impl Keeper {
                 && let Err(error) = proof::prove(control.filter(), &loaded.name)
             {
                 found.push((EventKind::Drift, format!("the program on {device}: {error:#}")));
+                is_unproven = true;
             }
         }
         self.copy_store(&control, &mut found);
         held.hold(&self.place.pins)?;
         let mut memory = self.memory();
         memory.state.proofs += 1;
-        memory.state.proven_s = Some(monotonic_now_s());
+        if !is_unproven {
+            memory.state.proven_s = Some(monotonic_now_s());
+        }
         Ok(found)
     }
 

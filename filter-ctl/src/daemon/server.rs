@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::FromArgMatches as _;
@@ -16,7 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use super::Config;
-use super::client::{Kind, kind_of, named};
+use super::client::{Kind, kind_of, named, takes_input};
 use super::protocol::{Answer, GO, LONGEST_LINE, Request, receive, send};
 use crate::cli::{Cli, definition};
 use crate::commands::Session;
@@ -25,8 +25,14 @@ use crate::kernel::program::build;
 use crate::output::Output;
 use crate::store::{Actor, Via};
 
-/// Commands that are worked on at once; the lock lets one through at a time, and the others wait.
+/// Commands of root's that are worked on at once; the lock lets one through at a time, and the others wait.
 const AT_ONCE: usize = 32;
+
+/// And of all others: each may take memory for [`MOST_OF_OTHERS`].
+const OTHERS_AT_ONCE: usize = 8;
+
+/// What is said to who is in no group that may do anything.
+const NOT_ALLOWED: &str = "the daemon does not allow this: ask root, or be in one of its groups";
 
 /// How long a client may be silent before it is taken for gone.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -36,6 +42,12 @@ const LONGEST_REQUEST: u64 = 4 << 20;
 
 /// Most bytes of standard input that are taken, and most of output that are sent.
 const MOST_INPUT: u64 = 512 << 20;
+
+/// And from those who are not root: half a million prefixes.
+const MOST_OF_OTHERS: u64 = 16 << 20;
+
+/// Longest that anybody but root has the daemon wait for the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 const MOST_OUTPUT: usize = (LONGEST_LINE / 4) as usize;
 
 /// Listens on the socket, to which everybody may connect: who may do what is asked of the kernel, for each.
@@ -55,12 +67,27 @@ pub fn listen(config: &Config) -> Result<UnixListener> {
 
 /// Takes connections, for ever.
 pub async fn accept(listener: UnixListener, config: Arc<Config>) {
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let (turns, turns_of_others) =
+        (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(OTHERS_AT_ONCE)));
     loop {
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, which pass.
             tokio::time::sleep(SILENCE / 10).await;
+            continue;
+        };
+        // Whoever may do nothing takes nobody's turn; nor does anybody take root's.
+        let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+        let turn = match (is_root, stream.peer_cred().is_ok_and(|peer| may_ask(&peer, &config))) {
+            (true, _) => Arc::clone(&turns).try_acquire_owned(),
+            (false, true) => Arc::clone(&turns_of_others).try_acquire_owned(),
+            (false, false) => {
+                let _ =
+                    stream.into_std().map(|stream| refuse(&stream, &Answer::Forbidden(NOT_ALLOWED.into())));
+                continue;
+            }
+        };
+        let Ok(turn) = turn else {
+            let _ = stream.into_std().map(|stream| refuse(&stream, &Answer::NotMine("is busy".into())));
             continue;
         };
         let config = Arc::clone(&config);
@@ -73,15 +100,44 @@ pub async fn accept(listener: UnixListener, config: Arc<Config>) {
     }
 }
 
+/// Whether a peer may ask for anything at all.
+fn may_ask(peer: &tokio::net::unix::UCred, config: &Config) -> bool {
+    let groups = [config.read_group, config.block_group];
+    let user = users::user_name(peer.uid());
+    groups.into_iter().flatten().any(|group| users::is_in_group(user.as_deref(), peer.gid(), group))
+}
+
+/// Answers without having listened.
+fn refuse(mut stream: &UnixStream, answer: &Answer) -> Result<()> {
+    // A line fits in any socket's buffer, so that this waits for nobody.
+    send(&mut stream, answer)
+}
+
+/// A stream that is read until a moment, and no longer.
+struct Until<'s> {
+    stream: &'s UnixStream,
+    moment: Instant,
+}
+
+impl io::Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.moment.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        (&*self.stream).read(buffer)
+    }
+}
+
 fn converse(stream: &UnixStream, config: &Config) -> Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     let peer = socket_peercred(stream).context("the kernel does not say who connected")?;
     let (uid, pid) = (peer.uid.as_raw(), u32::try_from(peer.pid.as_raw_nonzero().get())?);
     let actor =
         Actor { uid, user: users::user_name(uid), login: users::login_of(pid), pid, via: Via::Socket };
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::new(Until { stream, moment: Instant::now() + SILENCE });
     let mut writer = stream;
     let request: Request = receive(&mut reader, LONGEST_REQUEST)?;
     let cli = match admitted(&request, &actor, peer.gid.as_raw(), config) {
@@ -90,7 +146,11 @@ fn converse(stream: &UnixStream, config: &Config) -> Result<()> {
     };
     let input = match request.input {
         Some(length) => {
-            ensure!(length <= MOST_INPUT, "standard input is too long");
+            let most = if uid == 0 { MOST_INPUT } else { MOST_OF_OTHERS };
+            ensure!(
+                takes_input(&cli.command) && length <= most,
+                "standard input is too long, or for nothing"
+            );
             let mut input = Vec::new();
             reader.by_ref().take(length).read_to_end(&mut input)?;
             ensure!(input.len() as u64 == length, "standard input ended early");
@@ -110,7 +170,8 @@ fn converse(stream: &UnixStream, config: &Config) -> Result<()> {
         actor,
         command: crate::command_line(request.arguments.iter().cloned()),
         ssh_peers: if uid == 0 { request.ssh_peers } else { Vec::new() },
-        input,
+        // Never the daemon's own.
+        input: Some(input.unwrap_or_default()),
     };
     let exit = crate::carry_out(&session, &cli.command);
     send(&mut writer, &Answer::Done { out: out.text(), err: err.text(), exit: exit as u8 })
@@ -149,6 +210,9 @@ fn admitted(request: &Request, actor: &Actor, gid: u32, config: &Config) -> Resu
         return Err(Answer::Forbidden(format!(
             "the daemon does not allow this to {actor}: ask root, or be in its groups"
         )));
+    }
+    if actor.uid != 0 {
+        global.lock_wait = global.lock_wait.min(LOCK_WAIT);
     }
     Ok(Cli { global, command: cli.command })
 }

@@ -21,6 +21,8 @@ pub struct DaemonState {
     pub pid: u32,
     /// Seconds of CLOCK_MONOTONIC when the programs were last proven to work; absent before the first proof.
     pub proven_s: Option<u32>,
+    /// Milliseconds between two proofs.
+    pub proof_interval_ms: u64,
     /// Proofs made since it started.
     pub proofs: u64,
     /// Times that something was found to be other than it should, since it started.
@@ -71,6 +73,17 @@ impl DaemonState {
     /// If the file can't be removed.
     pub fn remove(directory: &Path) -> io::Result<()> {
         fs::remove_file(directory.join(FILE))
+    }
+
+    /// What is wrong, as it said, and that it says nothing any more, where that is so at second `now_s`.
+    pub fn alarms(&self, now_s: u32) -> Vec<String> {
+        let mut alarms = self.alarms.clone();
+        let patience_s = 30.max(u32::try_from(self.proof_interval_ms / 100).unwrap_or(u32::MAX));
+        let age_s = now_s.saturating_sub(self.proven_s.unwrap_or(now_s));
+        if age_s > patience_s {
+            alarms.push(format!("the daemon has proven nothing for {age_s} seconds: it may hang"));
+        }
+        alarms
     }
 
     fn is_running(&self) -> bool {

@@ -27,7 +27,9 @@ use rustix::fs::fstatfs;
 use rustix::process::geteuid;
 use thiserror::Error;
 
-use super::bpffs::{create_directory, interfaces_in, pin_name, remove_directory, remove_tree};
+use super::bpffs::{
+    create_directory, interface_name, interfaces_in, pin_name, remove_directory, remove_tree,
+};
 use super::set::{NEW_DIRECTORY, SET_DIRECTORY, Set};
 
 /// Where the filter is pinned unless the operator says otherwise.
@@ -35,6 +37,9 @@ pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/filter-ctl";
 
 /// Directories below that of an ABI: sets, and their programs.
 const DEPTH: u32 = 2;
+
+/// Directory of notes, below the pin root: names that were unloaded while that could not be written down.
+const UNLOADED: &str = "unloaded";
 
 /// Start of the name of each ABI's directory.
 const ABI_DIRECTORY: &str = "abi-";
@@ -228,6 +233,51 @@ impl Pins {
         [self.links(), self.abi()].iter().try_for_each(|directory| create_directory(directory))
     }
 
+    /// Names that were unloaded while that could not be written down: they are not to be filtered, whatever the store says.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be read.
+    pub fn unloaded(&self) -> Result<Vec<String>> {
+        let directory = self.root.join(UNLOADED);
+        let context = || format!("could not list {}", directory.display());
+        let names = match fs::read_dir(&directory) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(context),
+        };
+        names
+            .map(|name| Ok(interface_name(&name.with_context(context)?.file_name().to_string_lossy())))
+            .collect()
+    }
+
+    /// Notes names as unloaded. Needs the lock.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be noted.
+    pub fn note_unloaded(&self, names: &[String]) -> Result<()> {
+        let directory = self.root.join(UNLOADED);
+        create_directory(&directory)?;
+        names.iter().try_for_each(|name| create_directory(&directory.join(pin_name(name))))
+    }
+
+    /// Forgets that names were unloaded: all of those that these match. Needs the lock.
+    ///
+    /// # Errors
+    ///
+    /// If a note can't be removed.
+    pub fn forget_unloaded(&self, names: &[String]) -> Result<()> {
+        let patterns: Vec<_> = names.iter().filter_map(|name| glob::Pattern::new(name).ok()).collect();
+        for name in self.unloaded()? {
+            if names.contains(&name) || patterns.iter().any(|pattern| pattern.matches(&name)) {
+                let note = self.root.join(UNLOADED).join(pin_name(&name));
+                fs::remove_dir(&note).with_context(|| format!("could not remove {}", note.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes all maps and programs of this ABI, and leaves the links, whose programs keep what they use. Needs the lock.
     ///
     /// # Errors
@@ -249,6 +299,10 @@ impl Pins {
         for name in self.abi_names()? {
             remove_tree(&self.root.join(name), DEPTH)?;
         }
+        if !self.unloaded()?.is_empty() {
+            return Ok(());
+        }
+        remove_tree(&self.root.join(UNLOADED), 1)?;
         fs::remove_dir(&self.root).with_context(|| format!("could not remove {}", self.root.display()))
     }
 

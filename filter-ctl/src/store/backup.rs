@@ -5,10 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::{DATABASE, Store};
 use anyhow::{Context as _, Result};
-use rusqlite::{Connection, OpenFlags};
-
-use super::{APPLICATION, DATABASE, Store};
 
 /// Name of the copy in the state directory.
 pub(super) const BACKUP: &str = "backup.db";
@@ -71,17 +69,17 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
         .find(|path| !path.exists())
         .context("there are four billion damaged stores")?;
     let context = || format!("could not set {} aside", path.display());
-    fs::rename(&path, &aside).with_context(context)?;
-    // Its journal belongs to it, and would be taken for the copy's.
     let beside = |what: &str| {
         let mut name = aside.clone().into_os_string();
         name.push(what);
         PathBuf::from(name)
     };
+    // Its journal belongs to it, and would be taken for the copy's.
     let journal = directory.join(format!("{DATABASE}-journal"));
     if journal.exists() {
         fs::rename(&journal, beside("-journal")).with_context(context)?;
     }
+    fs::rename(&path, &aside).with_context(context)?;
     let copy = directory.join(BACKUP);
     let is_whole = is_whole(&copy);
     if is_whole {
@@ -96,13 +94,7 @@ pub fn restore_backup(directory: &Path) -> Result<(PathBuf, bool)> {
     Ok((aside, is_whole))
 }
 
+/// Whether the copy is a store like any other.
 fn is_whole(path: &Path) -> bool {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let said = Connection::open_with_flags(path, flags).and_then(|db| {
-        let said: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        Ok((said, application))
-    });
-    said.is_ok_and(|said| said == ("ok".to_owned(), APPLICATION))
+    path.exists() && Store::open_at(path).and_then(|store| store.check()).is_ok()
 }

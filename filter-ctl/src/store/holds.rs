@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use filter_common::abi::ABI_VERSION;
 use ipnet::IpNet;
 use rusqlite::{Connection, Row, TransactionBehavior};
 
-use super::{Damaged, Policy, Record, Store, audit, policies, read_state, to_sql, wall_now_s};
+use super::{BELIEVED_S, Damaged, Policy, Record, Store, audit, policies, read_state, to_sql, wall_now_s};
 use crate::holds::{Hold, enforced};
 use crate::host::{boot_id, monotonic_now_s};
 use crate::kernel::filter::digest as digest_of;
@@ -55,18 +55,23 @@ fn from_blob(blob: &[u8]) -> Option<Key> {
 
 const COLUMNS: &str = "key, owner, reason, creator, created_s, until_s";
 
-/// The hold of a row, and its key.
-fn hold_of(row: &Row<'_>) -> Result<(Key, Hold)> {
+/// The hold of a row, and its key, with times moved by `shift_s`.
+fn hold_of(row: &Row<'_>, shift_s: i64) -> Result<(Key, Hold)> {
     let hold = || -> Option<(Key, Hold)> {
         let text = |column| row.get_ref(column).ok()?.as_str().ok();
         let key = from_blob(row.get_ref(0).ok()?.as_blob().ok()?)?;
         let creator = text(3).filter(|creator| creator.len() <= LONGEST_CREATOR)?;
+        let created_s: i64 = row.get(4).ok().filter(|created_s| BELIEVED_S.contains(created_s))?;
+        let until = match Deadline(row.get(5).ok()?) {
+            Deadline::NEVER => Deadline::NEVER,
+            Deadline(until_s) => Deadline(u32::try_from((i64::from(until_s) + shift_s).max(0)).ok()?),
+        };
         let hold = Hold {
             owner: Owner::parse(text(1)?).ok()?,
             reason: ReasonText::parse(text(2)?).ok()?,
             creator: creator.into(),
-            created_s: row.get(4).ok()?,
-            until: Deadline(row.get(5).ok()?),
+            created_s: created_s + shift_s,
+            until,
         };
         Some((key, hold))
     };
@@ -77,6 +82,7 @@ fn hold_of(row: &Row<'_>) -> Result<(Key, Hold)> {
 fn each_key(
     db: &Connection,
     bounds: Bounds,
+    shift_s: i64,
     mut on_key: impl FnMut(Key, Vec<Hold>) -> Result<()>,
 ) -> Result<()> {
     let (first, last) = match bounds {
@@ -88,7 +94,7 @@ fn each_key(
     let mut rows = statement.query((first, last))?;
     let mut open: Option<(Key, Vec<Hold>)> = None;
     while let Some(row) = rows.next()? {
-        let (key, hold) = hold_of(row)?;
+        let (key, hold) = hold_of(row, shift_s)?;
         match &mut open {
             Some((last, holds)) if *last == key => holds.push(hold),
             _ => {
@@ -102,9 +108,9 @@ fn each_key(
 }
 
 /// Sum of the digests of what is to be enforced. What has ended counts until it is cleared away, as in the tables.
-pub(super) fn digest(db: &Connection) -> Result<u64> {
+pub(super) fn digest(db: &Connection, shift_s: i64) -> Result<u64> {
     let mut sum = 0u64;
-    each_key(db, Bounds::All, |key, holds| {
+    each_key(db, Bounds::All, shift_s, |key, holds| {
         sum = sum.wrapping_add(enforced(key, &holds).map_or(0, |entry| digest_of(&entry)));
         Ok(())
     })?;
@@ -130,9 +136,15 @@ impl Store {
     ///
     /// If it can't be written; then nothing is changed.
     pub fn intend(&mut self, intent: &Intent<'_>) -> Result<()> {
-        let digest = self.state.digest.wrapping_add(intent.digest);
+        ensure!(
+            self.unwritable.is_none(),
+            "it can only be read: {}",
+            self.unwritable.clone().unwrap_or_default()
+        );
         let (boot, now_s) = (boot_id()?, monotonic_now_s());
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Not that which was read when it was opened: others may have written since.
+        let digest = read_state(&transaction)?.digest.wrapping_add(intent.digest);
         {
             let mut free = transaction.prepare_cached("DELETE FROM holds WHERE key = ?1")?;
             let mut hold = transaction.prepare_cached(&format!(
@@ -153,7 +165,7 @@ impl Store {
         audit::append(&transaction, intent.record)?;
         transaction
             .prepare_cached(
-                "UPDATE state SET change = change + 1, digest = ?1, digest_abi = ?2, boot = ?3, wall_s = ?4, monotonic_s = ?5",
+                "UPDATE state SET change = change + 1, digest = ?1, digest_abi = ?2, boot = ?3, wall_s = max(wall_s, ?4), monotonic_s = ?5",
             )?
             .execute((to_sql(digest), ABI_VERSION, boot, wall_now_s(), i64::from(now_s)))?;
         transaction.commit().context("could not write it to the disk")?;
@@ -172,7 +184,7 @@ impl Store {
         let mut rows = statement.query([to_blob(key)])?;
         let mut holds = Vec::new();
         while let Some(row) = rows.next()? {
-            holds.push(hold_of(row)?.1);
+            holds.push(hold_of(row, self.shift_s)?.1);
         }
         Ok(holds)
     }
@@ -183,7 +195,7 @@ impl Store {
     ///
     /// If they can't be read, or `on_key` fails.
     pub fn each_key(&self, bounds: Bounds, on_key: impl FnMut(Key, Vec<Hold>) -> Result<()>) -> Result<()> {
-        each_key(&self.db, bounds, on_key)
+        each_key(&self.db, bounds, self.shift_s, on_key)
     }
 
     /// What is to be enforced, in the order of keys; with what has ended and is not cleared away.

@@ -138,6 +138,10 @@ pub struct Store {
     path: PathBuf,
     db: Connection,
     state: State,
+    /// Seconds by which times are moved in reading, where they are of another boot and can't be written.
+    shift_s: i64,
+    /// Why it can only be read.
+    unwritable: Option<String>,
 }
 
 impl Store {
@@ -154,6 +158,9 @@ impl Store {
     fn open_at(path: &Path) -> Result<Self> {
         let directory = path.parent().context("a file lies in a directory")?;
         prepare(directory, path)?;
+        // Where a part of the path is a link, as /var may be: the file itself must not be one.
+        let directory = &fs::canonicalize(directory).context("could not find the directory")?;
+        let path = &directory.join(path.file_name().context("a file has a name")?);
         let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
@@ -173,7 +180,7 @@ impl Store {
             ensure!(version == VERSION, Damaged(format!("its version is {version}")));
         }
         let state = read_state(&db)?;
-        let mut store = Self { path: path.to_owned(), db, state };
+        let mut store = Self { path: path.clone(), db, state, shift_s: 0, unwritable: None };
         store.enter_boot()?;
         Ok(store)
     }
@@ -193,47 +200,73 @@ impl Store {
         self.state
     }
 
+    /// Why it can only be read, if that is so.
+    pub fn unwritable(&self) -> Option<Unusable> {
+        let cause = self.unwritable.clone()?;
+        Some(Unusable { path: self.path.clone(), cause, damaged: false })
+    }
+
     /// An error of this store, as [`Unusable`].
     pub fn unusable(&self, error: &anyhow::Error) -> Unusable {
         Unusable::new(&self.path, error)
     }
 
     /// Moves all times to this boot's clock, where they are of another; and sums up the digest anew, where another build's
-    /// is there.
+    /// is there. Where that can't be written, times are moved in reading.
     fn enter_boot(&mut self) -> Result<()> {
-        let (boot, wall_s, monotonic_s, digest_abi): (String, i64, i64, u32) =
-            self.db.query_row("SELECT boot, wall_s, monotonic_s, digest_abi FROM state", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })?;
         let this = boot_id()?;
-        if boot != this {
-            let passed_s = (wall_now_s() - wall_s).max(0);
-            let now_s = i64::from(monotonic_now_s());
-            let moved_s = now_s - monotonic_s - passed_s;
-            let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute(
-                "DELETE FROM holds WHERE until_s < 4294967295 AND until_s + ?1 <= ?2",
-                [moved_s, now_s],
-            )?;
-            transaction.execute("UPDATE holds SET created_s = created_s + ?1", [moved_s])?;
-            transaction
-                .execute("UPDATE holds SET until_s = until_s + ?1 WHERE until_s < 4294967295", [moved_s])?;
-            transaction.execute(
-                "UPDATE state SET boot = ?1, wall_s = max(wall_s, ?2), monotonic_s = ?3",
-                (&this, wall_now_s(), now_s),
-            )?;
-            let digest = holds::digest(&transaction)?;
-            transaction
-                .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
-            transaction.commit()?;
-        } else if digest_abi != ABI_VERSION {
-            let digest = holds::digest(&self.db)?;
-            self.db
-                .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
-        } else {
+        let clocks = Clocks::read(&self.db)?;
+        if clocks.boot == this && clocks.digest_abi == ABI_VERSION {
+            return Ok(());
+        }
+        if let Err(error) = self.move_times(&this) {
+            let unusable = self.unusable(&error);
+            if unusable.damaged {
+                return Err(error);
+            }
+            self.shift_s = if clocks.boot == this { 0 } else { clocks.shift_s() };
+            self.unwritable = Some(unusable.cause);
+            self.state.digest = holds::digest(&self.db, self.shift_s)?;
             return Ok(());
         }
         self.state = read_state(&self.db)?;
+        Ok(())
+    }
+
+    /// In one transaction, since several may be the first after a reboot.
+    fn move_times(&mut self, this: &str) -> Result<()> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let clocks = Clocks::read(&transaction)?;
+        if clocks.boot != this {
+            let (shift_s, now_s) = (clocks.shift_s(), i64::from(monotonic_now_s()));
+            transaction.execute(
+                "DELETE FROM holds WHERE until_s < 4294967295 AND until_s + ?1 <= ?2",
+                [shift_s, now_s],
+            )?;
+            transaction.execute("UPDATE holds SET created_s = created_s + ?1", [shift_s])?;
+            transaction
+                .execute("UPDATE holds SET until_s = until_s + ?1 WHERE until_s < 4294967295", [shift_s])?;
+            transaction.execute(
+                "UPDATE state SET boot = ?1, wall_s = max(wall_s, ?2), monotonic_s = ?3",
+                (this, wall_now_s(), now_s),
+            )?;
+        }
+        let digest = holds::digest(&transaction, 0)?;
+        transaction
+            .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Writes down what both clocks show, so that the next boot knows how much time passed.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written.
+    pub fn note_time(&self) -> Result<()> {
+        self.db.execute(
+            "UPDATE state SET wall_s = max(wall_s, ?1), monotonic_s = ?2 WHERE boot = ?3",
+            (wall_now_s(), i64::from(monotonic_now_s()), boot_id()?),
+        )?;
         Ok(())
     }
 
@@ -245,10 +278,47 @@ impl Store {
     pub fn check(&self) -> Result<()> {
         let said: String = self.db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         ensure!(said == "ok", Damaged(said));
-        let sum = holds::digest(&self.db)?;
+        let sum = holds::digest(&self.db, self.shift_s)?;
         ensure!(sum == self.state.digest, Damaged("its entries are not those that were written".into()));
         self.policy()?;
         Ok(())
+    }
+}
+
+/// What the clocks showed when the store was last written.
+struct Clocks {
+    boot: String,
+    wall_s: i64,
+    monotonic_s: i64,
+    digest_abi: u32,
+}
+
+/// A wall clock that shows less was never set: the beginning of 2025, before the first version of this program.
+const SET_S: i64 = 1_735_689_600;
+
+/// Seconds of any clock that are believed: what is beyond is nothing that this program writes.
+const BELIEVED_S: std::ops::Range<i64> = -(1 << 40)..1 << 40;
+
+impl Clocks {
+    fn read(db: &Connection) -> Result<Self> {
+        let clocks = db.query_row("SELECT boot, wall_s, monotonic_s, digest_abi FROM state", [], |row| {
+            Ok(Self {
+                boot: row.get(0)?,
+                wall_s: row.get(1)?,
+                monotonic_s: row.get(2)?,
+                digest_abi: row.get(3)?,
+            })
+        })?;
+        let is_believed = BELIEVED_S.contains(&clocks.wall_s) && BELIEVED_S.contains(&clocks.monotonic_s);
+        ensure!(is_believed, Damaged("its clocks show what none shows".into()));
+        Ok(clocks)
+    }
+
+    /// How far times are to be moved to be of this boot's clock. Where the wall clock went back, or was not set, no time
+    /// is taken to have passed: what blocks may block longer, and not end early.
+    fn shift_s(&self) -> i64 {
+        let passed_s = if self.wall_s < SET_S { 0 } else { (wall_now_s() - self.wall_s).max(0) };
+        i64::from(monotonic_now_s()) - self.monotonic_s - passed_s
     }
 }
 
