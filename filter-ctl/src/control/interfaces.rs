@@ -358,9 +358,9 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
             (policy.interfaces, policy.except) = (Vec::new(), Vec::new());
             place.pins.loaded_interfaces()?
         }
-        Some(names) => match (exclude(&place.pins, &mut policy, names), missing) {
-            (Err(error), Some(missing)) if error.is::<NotLoaded>() => return Err(missing),
-            (excluded, _) => excluded?,
+        Some(names) => match exclude(&place.pins, &mut policy, names) {
+            Err(error) if error.is::<NotLoaded>() => return Err(missing.unwrap_or(error)),
+            excluded => excluded?,
         },
     };
     let forgotten = before.interfaces.iter().map(|interface| interface.name.clone());
@@ -369,8 +369,8 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
             !policy.interfaces.iter().any(|interface| interface.name == *name) && !pinned.contains(name)
         })
         .collect();
-    if lock.is_none() && forgotten.is_empty() {
-        return Err(NotLoaded(format!("nothing is pinned below {}", place.pins.root().display())).into());
+    if let Some(missing) = missing.filter(|_| forgotten.is_empty()) {
+        return Err(missing);
     }
     let mut unloading = Unloading { forgotten, ..Unloading::default() };
     let record = author
