@@ -46,11 +46,16 @@ impl Hold {
 }
 
 /// What is enforced for `key` while these hold it: nothing if nobody does. The one who holds it longest lends its name
-/// and reason; of several, the first by name.
+/// and reason.
 pub fn enforced(key: Key, holds: &[Hold]) -> Option<Entry> {
-    let longest = holds.iter().min_by_key(|hold| (std::cmp::Reverse(hold.until), &hold.owner))?;
+    let longest = longest(holds)?;
     let created_s = holds.iter().map(|hold| hold.created_s).min()?;
     Some(Entry { created_s, ..longest.entry(key) })
+}
+
+/// The hold that lasts longest, whose name the kernel's tables have; of several, the first by name.
+pub fn longest(holds: &[Hold]) -> Option<&Hold> {
+    holds.iter().min_by_key(|hold| (std::cmp::Reverse(hold.until), &hold.owner))
 }
 
 /// A change to who holds what.

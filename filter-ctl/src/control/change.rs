@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use super::reconcile::as_enforced;
-use crate::holds::{self, Change, Effect, Hold, enforced};
+use crate::holds::{self, Change, Effect, Hold, enforced, longest};
 use crate::host::monotonic_now_s;
 use crate::kernel::filter::{PartlyApplied, digest};
 use crate::plan::{Plan, Target};
@@ -29,7 +29,7 @@ pub struct Changed {
 /// The holds of some keys before and after a change, in the order of keys.
 #[derive(Default)]
 pub(super) struct Draft {
-    before: Vec<(Key, Vec<Hold>)>,
+    pub(super) before: Vec<(Key, Vec<Hold>)>,
     pub(super) after: Vec<(Key, Vec<Hold>)>,
     targets: Vec<Target>,
     pub(super) digest: u64,
@@ -76,25 +76,22 @@ impl Control {
             }
         })?;
         let record = self.author.record(described(&effect));
-        let after = draft.after.clone();
+        let forgotten = outlasted(&change, &draft.after);
         self.commit(draft, None, &record)?;
         if !self.is_durable() {
-            self.warn_of_forgotten(&change, &after);
+            self.warn_of_forgotten(&change, forgotten);
         }
         Ok(Changed { effect, durable: self.is_durable() })
     }
 
     /// Says what the tables, which name one holder of each entry, can't keep until the store can be written.
-    fn warn_of_forgotten(&mut self, change: &Change, after: &[(Key, Vec<Hold>)]) {
+    fn warn_of_forgotten(&mut self, change: &Change, forgotten: usize) {
         let Change::Hold { hold: asked, .. } = change else {
             if self.store.is_err() {
                 self.warnings.push("whether others hold the same can't be told without the store".into());
             }
             return;
         };
-        let is_outlasted =
-            |key: &Key, holds: &[Hold]| enforced(*key, holds).is_some_and(|entry| entry.owner != asked.owner);
-        let forgotten = after.iter().filter(|(key, holds)| is_outlasted(key, holds)).count();
         if forgotten > 0 {
             let what = format!(
                 "others hold {forgotten} of these prefixes longer, and that {} holds them, too, can't be kept until the \
@@ -160,15 +157,20 @@ impl Control {
 
     /// Writes a draft down, enforces it, and marks it as enforced. A new policy may go with it, which the caller enforces
     /// before or after.
-    pub(super) fn commit(&mut self, draft: Draft, policy: Option<&Policy>, record: &Record) -> Result<()> {
+    pub(super) fn commit(
+        &mut self,
+        mut draft: Draft,
+        policy: Option<&Policy>,
+        record: &Record,
+    ) -> Result<()> {
         if draft.is_empty() && policy.is_none() {
             return Ok(());
         }
         // What does not fit is refused before anything is written.
-        let plan = self.filter.plan(draft.targets)?;
-        self.write_down(&draft.after, draft.digest, policy, record);
+        let plan = self.filter.plan(std::mem::take(&mut draft.targets))?;
+        self.write_down(&draft.before, &draft.after, draft.digest, policy, record);
         if let Err(error) = self.enforce(&plan) {
-            let undone = self.take_back(&draft.before, draft.digest, record);
+            let undone = self.take_back(&draft, record);
             return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
         }
         self.mark();
@@ -183,6 +185,7 @@ impl Control {
     /// Writes an intent into the store. Where that fails, the store is given up.
     pub(super) fn write_down(
         &mut self,
+        before: &[(Key, Vec<Hold>)],
         holds: &[(Key, Vec<Hold>)],
         digest: u64,
         policy: Option<&Policy>,
@@ -190,7 +193,7 @@ impl Control {
     ) {
         if self.unwritable.is_none()
             && let Ok(store) = &mut self.store
-            && let Err(error) = store.intend(&Intent { holds, digest, policy, record })
+            && let Err(error) = store.intend(&Intent { before, holds, digest, policy, record })
         {
             self.stop_writing(&error);
         }
@@ -201,13 +204,19 @@ impl Control {
     }
 
     /// Takes an intent back that the kernel refused.
-    fn take_back(&mut self, before: &[(Key, Vec<Hold>)], digest: u64, record: &Record) -> Result<()> {
+    fn take_back(&mut self, draft: &Draft, record: &Record) -> Result<()> {
         let (None, Ok(store)) = (&self.unwritable, &mut self.store) else { return Ok(()) };
         let record = Record {
             command: format!("{} (refused by the kernel, taken back)", record.command),
             ..record.clone()
         };
-        let intent = Intent { holds: before, digest: digest.wrapping_neg(), policy: None, record: &record };
+        let intent = Intent {
+            before: &draft.after,
+            holds: &draft.before,
+            digest: draft.digest.wrapping_neg(),
+            policy: None,
+            record: &record,
+        };
         store
             .intend(&intent)
             .context("the kernel refused the change, and the store could not take it back")?;
@@ -231,9 +240,17 @@ impl Control {
 
     /// Writes a policy down, which the caller then enforces and marks as enforced.
     pub(super) fn write_policy(&mut self, policy: &Policy, record: &Record) {
-        self.write_down(&[], 0, Some(policy), record);
+        self.write_down(&[], &[], 0, Some(policy), record);
         self.back_up();
     }
+}
+
+/// Keys that are to be held, and that others hold longer.
+fn outlasted(change: &Change, after: &[(Key, Vec<Hold>)]) -> usize {
+    let Change::Hold { hold: asked, .. } = change else { return 0 };
+    let is_outlasted =
+        |(_, holds): &&(Key, Vec<Hold>)| longest(holds).is_some_and(|longest| longest.owner != asked.owner);
+    after.iter().filter(is_outlasted).count()
 }
 
 /// The holds of each of these keys, which are in order.

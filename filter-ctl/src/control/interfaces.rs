@@ -276,7 +276,7 @@ fn without_unloaded(pins: &Pins, store: &mut Store, author: &Author) -> Result<P
     let unloaded = pins.unloaded()?;
     unloaded.iter().for_each(|name| policy.exclude(name));
     let record = author.tidying("what was unloaded").record(json!({ "unload": unloaded }));
-    let intent = Intent { holds: &[], digest: 0, policy: Some(&policy), record: &record };
+    let intent = Intent { before: &[], holds: &[], digest: 0, policy: Some(&policy), record: &record };
     if !unloaded.is_empty() && store.intend(&intent).is_ok() {
         pins.forget_unloaded(&unloaded)?;
     }
@@ -377,8 +377,13 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
         .record(json!({ "unload": names.map_or_else(|| vec!["--all".to_owned()], <[String]>::to_vec) }));
     if policy != before
         && let Ok(open) = &mut store
-        && let Err(error) =
-            open.intend(&Intent { holds: &[], digest: 0, policy: Some(&policy), record: &record })
+        && let Err(error) = open.intend(&Intent {
+            before: &[],
+            holds: &[],
+            digest: 0,
+            policy: Some(&policy),
+            record: &record,
+        })
     {
         store = Err(open.unusable(&error));
     }

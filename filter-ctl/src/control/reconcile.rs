@@ -138,7 +138,7 @@ impl Control {
         let (policy, record) =
             self.enforced_policy(draft.len(), "the store and what is enforced were brought together", false)?;
         if !draft.is_empty() || policy != self.policy() {
-            self.write_down(&draft.after, draft.digest, Some(&policy), &record);
+            self.write_down(&draft.before, &draft.after, draft.digest, Some(&policy), &record);
         }
         // Only then are the tables marked: whoever dies before leaves them as they were, and this is done again.
         self.push()

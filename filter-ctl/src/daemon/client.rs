@@ -159,9 +159,10 @@ fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String], input: Option<Vec
         input: input.as_ref().map(|input| input.len() as u64),
     };
     let mut conversation = BufReader::new(stream.try_clone().context("could not share the socket")?);
-    let asked = send(&mut &*stream, &request)
-        .and_then(|()| Ok((&*stream).write_all(input.as_deref().unwrap_or_default())?))
-        .and_then(|()| receive(&mut conversation, LONGEST_LINE));
+    // Whoever is refused is told so before anybody listened: what can't be sent is no reason not to hear it.
+    let sent = send(&mut &*stream, &request)
+        .and_then(|()| Ok((&*stream).write_all(input.as_deref().unwrap_or_default())?));
+    let asked = receive(&mut conversation, LONGEST_LINE).or_else(|error| sent.and(Err(error)));
     let why = match asked {
         Ok(Answer::Ready) => return Ok(Begun::Ready(conversation, input)),
         Ok(Answer::Forbidden(why)) => bail!("{why}"),

@@ -119,7 +119,9 @@ pub(super) fn digest(db: &Connection, shift_s: i64) -> Result<u64> {
 
 /// A change to be written: the holds of each key as they are to be, none where the key is free.
 pub struct Intent<'c> {
-    /// The holds, in the order of keys, each key once.
+    /// The holds as they were, in the order of keys, each key once.
+    pub before: &'c [(Key, Vec<Hold>)],
+    /// The holds of the same keys as they are to be.
     pub holds: &'c [(Key, Vec<Hold>)],
     /// How the sum of digests changes.
     pub digest: u64,
@@ -150,11 +152,14 @@ impl Store {
             let mut hold = transaction.prepare_cached(&format!(
                 "INSERT OR REPLACE INTO holds ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
             ))?;
-            for (key, holds) in intent.holds {
+            for ((key, holds), (_, before)) in intent.holds.iter().zip(intent.before) {
                 let blob = to_blob(key);
-                free.execute([&blob])?;
+                // Most of many are new.
+                if !before.is_empty() {
+                    free.execute([&blob])?;
+                }
                 for Hold { owner, reason, creator, created_s, until } in holds {
-                    let creator: String = creator.chars().take(LONGEST_CREATOR / 4).collect();
+                    let creator = &creator[..creator.floor_char_boundary(LONGEST_CREATOR)];
                     hold.execute((&blob, owner.as_str(), reason.as_str(), creator, created_s, until.0))?;
                 }
             }

@@ -63,7 +63,6 @@ CREATE TABLE holds (
     key BLOB NOT NULL, owner TEXT NOT NULL, reason TEXT NOT NULL, creator TEXT NOT NULL,
     created_s INTEGER NOT NULL, until_s INTEGER NOT NULL, PRIMARY KEY (key, owner)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX holds_by_end ON holds (until_s) WHERE until_s < 4294967295;
 CREATE TABLE policies (generation INTEGER PRIMARY KEY AUTOINCREMENT, at_s INTEGER NOT NULL, document TEXT NOT NULL) STRICT;
 CREATE TRIGGER policies_never_change BEFORE UPDATE ON policies
     BEGIN SELECT RAISE(ABORT, 'a generation of the policy never changes'); END;

@@ -47,7 +47,8 @@ fn write(store: &mut Store, holds: &[(Key, Vec<Hold>)]) {
     let change =
         holds.iter().fold(0u64, |total, held| total.wrapping_add(sum(held)).wrapping_sub(before(&held.0)));
     let record = record();
-    store.intend(&Intent { holds, digest: change, policy: None, record: &record }).unwrap();
+    let were: Vec<_> = holds.iter().map(|(key, _)| (*key, store.holds(key).unwrap())).collect();
+    store.intend(&Intent { before: &were, holds, digest: change, policy: None, record: &record }).unwrap();
 }
 
 fn open(directory: &Directory) -> Store {
