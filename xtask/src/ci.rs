@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::{lint, test, verify, vm};
+use crate::{lint, reboot, test, verify, vm};
 
 /// `cargo xtask ci`
 #[derive(clap::Args)]
@@ -17,11 +17,12 @@ pub struct Args {
 /// Runs every check even if one fails, since a run is slow and each failure is worth knowing.
 pub fn run(args: &Args) -> Result<()> {
     type Check = (&'static str, fn() -> Result<()>);
-    let checks: [Check; 4] = [
+    let checks: [Check; 5] = [
         ("lint", lint::run),
         ("test", || test::run(&test::Args::all())),
         ("verify", || verify::run(&verify::Args::all())),
         ("vm", || vm::run(&vm::Args::all())),
+        ("reboot", || reboot::run(&reboot::Args::all())),
     ];
     let mut summary = Vec::new();
     let mut failed = Vec::new();

@@ -172,6 +172,13 @@ pub struct Args {
     kernel: String,
 }
 
+impl Args {
+    /// The default kernel.
+    pub fn all() -> Self {
+        Self { kernel: KERNEL.to_owned() }
+    }
+}
+
 /// Tells the story, and stops at the first step that fails.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure_ready(Scope::Disk)?;

@@ -13,6 +13,8 @@ mod change;
 mod interfaces;
 mod reconcile;
 mod repair;
+mod restore;
+mod unload;
 mod verify;
 
 use std::path::PathBuf;
@@ -23,8 +25,10 @@ use anyhow::Result;
 use serde_json::json;
 
 pub use self::change::Changed;
-pub use self::interfaces::{Loading, Restored, Unloading, restore, unload};
+pub use self::interfaces::Loading;
 pub use self::repair::{Repaired, repair};
+pub use self::restore::{Restored, restore};
+pub use self::unload::{Unloading, unload};
 pub use self::verify::Finding;
 use crate::kernel::{Filter, Lock, Pins};
 use crate::store::{Actor, Record, Store, Unusable};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::interfaces::open_checked;
+use super::restore::open_checked;
 use super::{Author, Control, Finding, Place, Restored};
 use crate::kernel::Lock;
 use crate::kernel::loading::{self, Sizes};
