@@ -613,6 +613,18 @@ fn who_holds_the_lock_is_named_and_may_be_killed() {
 }
 
 #[test]
+fn tables_without_room_for_what_the_store_holds_are_not_put_in_force() {
+    let host = filtering();
+    host.ctl(&["block", "add", "192.0.2.1", "192.0.2.2"]).done();
+    host.ctl(&["unload", "--all"]).done();
+    fails(&host.ctl(&["load", "flt0", "--max-ipv4", "2"]), 1, &["at most 2 IPv4 entries"]);
+    assert!(!runs_xdp(&host, "flt0") && !host.run(|| pins().root().exists()));
+    host.ctl(&["load", "flt0", "--max-ipv4", "3"]).done();
+    assert!(is_dropped(&host, STABLE) && is_dropped(&host, "192.0.2.2"));
+    all_is_well(&host, "at the end");
+}
+
+#[test]
 fn what_was_unloaded_without_a_store_stays_so() {
     let host = filtering();
     host.ip("link add flt1 type veth peer name peer1").unwrap();

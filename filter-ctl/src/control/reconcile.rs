@@ -7,7 +7,7 @@ use filter_common::prefix::Stored;
 use super::Control;
 use super::change::Draft;
 use crate::holds::{Hold, enforced};
-use crate::plan::Target;
+use crate::plan::{Full, Target};
 use crate::policy::{Entry, Key};
 use crate::store::{Bounds, Policy, Record, State};
 
@@ -70,6 +70,10 @@ impl Control {
             Relation::Apart => self.unite(),
         };
         if let Err(error) = done {
+            // New tables that are too small must never be put in force without what does not fit.
+            if error.is::<Full>() {
+                return Err(error);
+            }
             // What the store can't be brought to is left for the next command; what is enforced stays as it is.
             self.lose_store(&error);
         }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::restore::open_checked;
 use super::{Author, Control, Finding, Place, Restored};
 use crate::kernel::Lock;
+use crate::kernel::builds::OtherBuild;
 use crate::kernel::loading::{self, Sizes};
 use crate::kernel::pins::NotLoaded;
 use crate::store::{Store, Unusable};
@@ -51,6 +52,7 @@ pub fn repair(place: &Place, author: Author, verbose: bool) -> Result<Repaired> 
         });
     let mut control = match whole {
         Ok(filter) => Control::with(filter, store, author)?,
+        Err(error) if error.is::<OtherBuild>() => return Err(error),
         Err(error) if place.pins.set()?.is_none() && links.is_empty() => {
             repaired.done.push(format!("tables were made: {error:#}"));
             Control::create(place, &lock, store, author, Sizes::default(), verbose)?
