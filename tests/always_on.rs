@@ -372,6 +372,23 @@ fn each_pin_that_is_taken_away_is_missed_and_put_back() {
     }
 }
 
+#[test]
+fn tables_that_are_pinned_nowhere_are_told_from_none() {
+    let host = filtering();
+    host.run(|| std::fs::remove_dir_all(pins().abi())).unwrap();
+    for arguments in [&["status"][..], &["block", "add", "192.0.2.1"], &["verify"]] {
+        fails(
+            &host.ctl(arguments),
+            4,
+            &["flt0: filtered by entries whose tables somebody unpinned", "filter-ctl repair"],
+        );
+    }
+    assert!(runs_xdp(&host, "flt0"));
+    host.ctl(&["repair"]).done();
+    assert!(is_dropped(&host, STABLE));
+    all_is_well(&host, "repaired");
+}
+
 fn runs_xdp(host: &Host, device: &str) -> bool {
     let shown: Value = serde_json::from_str(&host.ip(&format!("-j link show {device}")).unwrap()).unwrap();
     shown[0].get("xdp").is_some()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::kernel::builds::OtherBuild;
 use crate::kernel::filter::PartlyApplied;
-use crate::kernel::pins::NotLoaded;
+use crate::kernel::pins::{NotLoaded, TablesGone};
 use crate::policy::{OwnerError, PrefixError, ReasonTextError, TtlError};
 
 /// How a command ended.
@@ -39,7 +39,7 @@ impl Exit {
             Self::Done
         } else if error.is::<NotLoaded>() || error.is::<OtherBuild>() {
             Self::NotLoaded
-        } else if error.is::<PartlyApplied>() || error.is::<Unreported>() {
+        } else if error.is::<PartlyApplied>() || error.is::<Unreported>() || error.is::<TablesGone>() {
             Self::Partly
         } else if error.is::<UsageError>()
             || error.is::<OwnerError>()

@@ -18,7 +18,7 @@ use crate::host::{monotonic_now, monotonic_now_s, users};
 use crate::kernel::held::HeldLinks;
 use crate::kernel::interface::State;
 use crate::kernel::maps::Maps;
-use crate::kernel::pins::NotLoaded;
+use crate::kernel::pins::{NotLoaded, TablesGone};
 use crate::kernel::proof;
 use crate::kernel::upgrade::{Outcome, Upgraded, upgrade};
 use crate::policy::{Action, Deadline, Owner, ReasonText};
@@ -294,7 +294,7 @@ impl Keeper {
     /// Opens the filter; where somebody took it away, it is made again from the store.
     fn open_or_restore(&self) -> Result<Control> {
         let missing = match Control::open(&self.place, self.author("run")) {
-            Err(error) if error.is::<NotLoaded>() => error,
+            Err(error) if error.is::<NotLoaded>() || error.is::<TablesGone>() => error,
             opened => return opened,
         };
         let restored = control::restore(&self.place, self.author("run"), AT_START, self.verbose)?;

@@ -17,7 +17,7 @@ use super::interface::{self, Loaded};
 use super::lock::Lock;
 use super::mapped::MappedCells;
 use super::maps::{self, Maps};
-use super::pins::{NotLoaded, Pins};
+use super::pins::{NotLoaded, Pins, TablesGone};
 use super::program;
 use super::renew;
 use super::set::{self, Set};
@@ -95,6 +95,10 @@ impl Filter {
             set::remove_incomplete(directory)?;
         }
         let Some(set) = sets.last().cloned() else {
+            let filtered = pins.loaded_interfaces()?;
+            if incomplete.is_empty() && !filtered.is_empty() {
+                return Err(TablesGone(filtered.join(", ")).into());
+            }
             let is_interrupted =
                 !incomplete.is_empty() || pins.loaded_interfaces()?.is_empty() && pins.abi().exists();
             return Err(NotLoaded(if is_interrupted {

@@ -55,6 +55,14 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[error("no loaded filter was found: {0}")]
 pub struct NotLoaded(pub String);
 
+/// Interfaces are filtered, with tables that nobody can reach any more.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{0}: filtered by entries whose tables somebody unpinned, so that nothing can be changed or counted; \
+     `filter-ctl repair` makes them anew from the store, and the filter goes on meanwhile"
+)]
+pub struct TablesGone(pub String);
+
 /// The paths below a pin root.
 #[derive(Clone, Debug)]
 pub struct Pins {

@@ -112,7 +112,10 @@ impl Unusable {
             _ if damaged => "; `filter-ctl repair` makes it anew from the backup and the kernel's tables",
             _ => "",
         };
-        Self { path: path.to_owned(), cause: format!("{error:#}{next}"), damaged }
+        // SQLite's own words say what its error number says again.
+        let causes = error.chain().filter(|cause| !cause.is::<rusqlite::ffi::Error>());
+        let cause = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        Self { path: path.to_owned(), cause: format!("{cause}{next}"), damaged }
     }
 }
 
