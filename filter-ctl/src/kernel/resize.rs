@@ -1,7 +1,7 @@
 //! Sets of tables: making one, and making it anew with other sizes.
 //!
 //! A map can't grow. So a larger set is made and filled beside the one in use, programs that use it are loaded for each
-//! interface, and only then it is named as complete, and takes the other's place ([`handover`]). Whoever dies before
+//! interface, and only then it is named as complete, and takes the other's place (`handover`). Whoever dies before
 //! leaves an incomplete set, which the next command removes.
 
 use anyhow::{Context as _, Result, bail, ensure};

@@ -1,7 +1,7 @@
 //! From another build's filter to this build's, while packets flow.
 //!
-//! Where both have the same ABI, only programs are replaced ([`renew`]). Otherwise this ABI's tables are made and filled
-//! beside the others, and take their place as those of a resize do ([`handover`]). The maps that no set of tables has to
+//! Where both have the same ABI, only programs are replaced (`renew`). Otherwise this ABI's tables are made and filled
+//! beside the others, and take their place as those of a resize do (`handover`). The maps that no set of tables has to
 //! itself are the same ones under both ABIs: what they count is nowhere carried from one to the other while both count.
 //!
 //! Whoever dies before a link was switched leaves tables that nobody uses, and the next upgrade starts afresh. Whoever dies
