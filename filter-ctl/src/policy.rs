@@ -360,6 +360,9 @@ pub struct OwnerError(String);
 pub struct Owner(Arc<str>);
 
 impl Owner {
+    /// Name of [`Owner::canary`].
+    pub const CANARY: &str = "canary";
+
     /// An operator at the command line.
     pub fn manual() -> Self {
         Self("manual".into())
@@ -367,12 +370,12 @@ impl Owner {
 
     /// The filter itself, for the entries with which it proves that it works.
     pub fn canary() -> Self {
-        Self("canary".into())
+        Self(Self::CANARY.into())
     }
 
     /// Whether this is [`Owner::canary`].
     pub fn is_canary(&self) -> bool {
-        *self == Self::canary()
+        &*self.0 == Self::CANARY
     }
 
     /// Reads an owner.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Session, exit_of, reported, room_warning, standing_warnings};
 use crate::cli::{AddArgs, DelArgs, EntryCommand, FlushArgs};
-use crate::control::{Changed, Control};
+use crate::control::Control;
 use crate::exit::{Exit, UsageError};
 use crate::guard;
 use crate::holds::{Change, Effect, Hold, Whose};
@@ -73,7 +73,7 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
         until: Deadline::after(args.ttl, now)?,
     };
     let keys = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
-    let Changed { effect, .. } = control.change(Change::Hold { keys, hold })?;
+    let effect = control.change(Change::Hold { keys, hold })?;
     // The change is made: what can't be said beside it is no failure of it.
     let warnings = warnings(&control, action, &prefixes)
         .unwrap_or_else(|error| vec![format!("what else is to be said of this can't be told: {error:#}")]);
@@ -243,7 +243,7 @@ fn del(session: &Session, action: Action, args: &DelArgs) -> Result<Exit> {
     let whose = if args.any_owner { Whose::All } else { Whose::Of(owner(&args.owner)?) };
     let mut control = session.open()?;
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
-    let Changed { effect, .. } = control.change(Change::Release { keys, whose })?;
+    let effect = control.change(Change::Release { keys, whose })?;
 
     let wider = still_covering(control.filter(), action, &prefixes);
     let is_durable = control.is_durable();
@@ -374,7 +374,7 @@ fn flush(session: &Session, action: Action, args: &FlushArgs) -> Result<Exit> {
     let keys = control.filter().prefixes(action)?.into_iter().map(|prefix| Key { action, prefix });
     let keys = keys.filter(|key| !canaries.contains(key)).collect();
     let whose = whose.map_or(Whose::All, Whose::Of);
-    let removed = control.change(Change::Release { keys, whose })?.effect.removed;
+    let removed = control.change(Change::Release { keys, whose })?.removed;
     let exit = exit_of(&control, Exit::Done);
     session.out.warn(&control.warnings());
     drop(control);

@@ -17,15 +17,6 @@ use crate::store::{Bounds, Intent, MOST_NAMED, Policy, Record, Store};
 /// first and the last.
 const FEW: usize = 256;
 
-/// What a change came to.
-#[derive(Debug)]
-pub struct Changed {
-    /// Hold by hold.
-    pub effect: Effect,
-    /// Whether it was written down.
-    pub durable: bool,
-}
-
 /// The holds of some keys before and after a change, in the order of keys.
 #[derive(Default)]
 pub(super) struct Draft {
@@ -58,13 +49,13 @@ impl Draft {
 }
 
 impl Control {
-    /// Makes a change to who holds what. All or nothing.
+    /// Makes a change to who holds what, and says what it came to. All or nothing.
     ///
     /// # Errors
     ///
     /// [`Full`](crate::plan::Full) if it does not fit, and what else the kernel refuses; then nothing is changed. Where the
-    /// store can't be used the change is made all the same, and [`Changed::durable`] says so.
-    pub fn change(&mut self, change: Change) -> Result<Changed> {
+    /// store can't be used the change is made all the same, and [`Control::is_durable`] says so.
+    pub fn change(&mut self, change: Change) -> Result<Effect> {
         self.expire()?;
         let change = change.sorted();
         let now_s = monotonic_now_s();
@@ -81,7 +72,7 @@ impl Control {
         if !self.is_durable() {
             self.warn_of_forgotten(&change, forgotten);
         }
-        Ok(Changed { effect, durable: self.is_durable() })
+        Ok(effect)
     }
 
     /// Says what the tables, which name one holder of each entry, can't keep until the store can be written.

@@ -24,7 +24,6 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-pub use self::change::Changed;
 pub use self::interfaces::Loading;
 pub use self::repair::{Repaired, repair};
 pub use self::restore::{Restored, restore};

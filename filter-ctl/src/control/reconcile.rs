@@ -97,8 +97,7 @@ impl Control {
         self.filter.bring(unwanted)?;
         self.filter.bring(wanted.into_iter().map(Target::There).collect())?;
         let faults = Reason::ALL.iter().copied().filter(|reason| reason.is_malformed());
-        let (pass, drop): (Vec<Reason>, Vec<Reason>) =
-            faults.partition(|fault| policy.tolerated.iter().any(|name| name == fault.name()));
+        let (pass, drop): (Vec<Reason>, Vec<Reason>) = faults.partition(|fault| policy.tolerates(*fault));
         self.filter.tolerate(&pass, true)?;
         self.filter.tolerate(&drop, false)?;
         self.drift = None;
@@ -156,9 +155,7 @@ impl Control {
             policy.tolerated.clear();
         }
         for fault in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
-            if self.filter.maps().tolerates(*fault)?
-                && !policy.tolerated.iter().any(|name| name == fault.name())
-            {
+            if self.filter.maps().tolerates(*fault)? && !policy.tolerates(*fault) {
                 policy.tolerated.push(fault.name().to_owned());
             }
         }

@@ -50,8 +50,7 @@ pub fn restore(place: &Place, author: Author, wait: Duration, verbose: bool) -> 
         await_devices(&store.policy().unwrap_or_default(), wait)?;
     }
     let lock = Arc::new(Lock::create(&place.pins, place.lock_wait)?);
-    let store = open_checked(&place.state, &mut restored)?;
-    let mut store = store;
+    let mut store = open_checked(&place.state, &mut restored)?;
     let policy = without_unloaded(&place.pins, &mut store, &author)?;
     if policy.interfaces.is_empty() {
         if place.pins.set()?.is_none()

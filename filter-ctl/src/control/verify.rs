@@ -75,7 +75,7 @@ impl Control {
     fn verify_faults(&self, policy: &Policy) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for fault in Reason::ALL.iter().filter(|reason| reason.is_malformed()) {
-            let wanted = policy.tolerated.iter().any(|name| name == fault.name());
+            let wanted = policy.tolerates(*fault);
             if self.filter.maps().tolerates(*fault)? != wanted {
                 let is = if wanted { "dropped" } else { "passed" };
                 findings

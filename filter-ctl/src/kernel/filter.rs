@@ -237,7 +237,7 @@ impl Filter {
     }
 
     fn is_canary_note(&self, note: u16) -> bool {
-        self.table.note(note).0 == Owner::canary().as_str()
+        self.table.note(note).0 == Owner::CANARY
     }
 
     /// Loads and pins the program that explains, where its pin is gone.

@@ -22,7 +22,6 @@ use super::pins::Pins;
 use super::program::{Program, effective_capabilities};
 use super::refusal::{Attempt, Refusal};
 use super::set::Set;
-use super::used_maps::used_maps;
 use super::{bpf, errno_of};
 use crate::host::devices::{self, Device, Mode};
 use crate::host::monotonic_now_s;
@@ -166,7 +165,7 @@ fn program_with_these_maps(pins: &Pins, name: &str, program_id: u32) -> Result<O
     }
     let context = || format!("could not query the program {}", path.display());
     let pinned = Xdp::from_pin(&path, XdpAttachType::Interface).with_context(context)?;
-    let used = used_maps(&pinned).with_context(context)?;
+    let used = bpf::used_maps(pinned.fd().with_context(context)?.as_fd()).with_context(context)?;
     let program = pinned.info().with_context(context)?;
     let is_used = |spec: &MapSpec| MapInfo::from_pin(set.map(spec)).is_ok_and(|map| used.contains(&map.id()));
     let is_ours = program.id() == program_id && abi::PROGRAM_MAPS.iter().all(is_used);

@@ -21,7 +21,6 @@ mod renew;
 pub mod resize;
 mod set;
 pub mod upgrade;
-mod used_maps;
 
 use std::error::Error;
 

@@ -163,7 +163,7 @@ impl Store {
         // Where a part of the path is a link, as /var may be: the file itself must not be one.
         let directory = &fs::canonicalize(directory).context("could not find the directory")?;
         let path = &directory.join(path.file_name().context("a file has a name")?);
-        let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut db = connect(path)?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
         if version == 0 && application == 0 {
@@ -190,11 +190,6 @@ impl Store {
     /// Whether there is a store in this directory, or at least its copy.
     pub fn is_in(directory: &Path) -> bool {
         [DATABASE, backup::BACKUP].iter().any(|name| directory.join(name).exists())
-    }
-
-    /// The database's path.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// What it is and holds.
@@ -352,8 +347,9 @@ fn prepare(directory: &Path, path: &Path) -> Result<()> {
 }
 
 /// Opens a database that may have been tampered with: nothing in its schema is run that SQLite does not trust.
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
-    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+fn connect(path: &Path) -> Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;

@@ -2,6 +2,7 @@
 //! a generation, which never changes again.
 
 use anyhow::{Context as _, Result, ensure};
+use filter_common::Reason;
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,11 @@ impl Policy {
             self.interfaces.iter().find(|interface| !is_excepted && interface.matches(name))
         };
         exact.or_else(by_pattern).map(|interface| interface.mode)
+    }
+
+    /// Whether frames with this fault pass.
+    pub fn tolerates(&self, fault: Reason) -> bool {
+        self.tolerated.iter().any(|name| name == fault.name())
     }
 
     /// Adds interfaces, by name or pattern.
