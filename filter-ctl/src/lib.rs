@@ -15,6 +15,7 @@ pub mod guard;
 pub mod holds;
 pub mod host;
 pub mod kernel;
+pub mod lists;
 mod output;
 pub mod plan;
 pub mod policy;

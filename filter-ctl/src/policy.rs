@@ -125,6 +125,11 @@ impl Prefix {
         self.0.prefix_len() == 0
     }
 
+    /// The two halves; none of a single address.
+    pub fn halves(&self) -> impl Iterator<Item = Self> {
+        self.0.subnets(self.0.prefix_len() + 1).into_iter().flatten().map(Self)
+    }
+
     /// Whether every address of `other` is in this prefix.
     pub fn covers(&self, other: &Self) -> bool {
         match (self.0, other.0) {

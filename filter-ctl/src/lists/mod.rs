@@ -1,0 +1,7 @@
+//! Lists of prefixes that others publish: formats, one file each, and what all formats share. Pure: reads bytes that may be
+//! hostile, knows neither network nor store.
+
+pub mod block;
+pub mod holes;
+pub mod items;
+pub mod reading;
