@@ -2,10 +2,17 @@
 
 use std::process::ExitCode;
 
+use thiserror::Error;
+
 use crate::kernel::builds::OtherBuild;
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::pins::{NotLoaded, TablesGone};
 use crate::policy::{OwnerError, PrefixError, ReasonTextError, TtlError};
+
+/// There is no list of this name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("there is no list `{}`; `filter-ctl list ls` shows those there are", .0.escape_debug())]
+pub struct NoSuchList(pub String);
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,8 @@ impl Exit {
             Self::Done
         } else if error.is::<NotLoaded>() || error.is::<OtherBuild>() {
             Self::NotLoaded
+        } else if error.is::<NoSuchList>() {
+            Self::NothingMatched
         } else if error.is::<PartlyApplied>() || error.is::<Unreported>() || error.is::<TablesGone>() {
             Self::Partly
         } else if error.is::<UsageError>()

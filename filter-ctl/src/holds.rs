@@ -103,7 +103,7 @@ impl Change {
 pub enum Whose {
     /// Those of one owner.
     Of(Owner),
-    /// Everybody's.
+    /// Everybody's but those of lists, which hold what they hold until they are changed.
     All,
 }
 
@@ -111,7 +111,7 @@ impl Whose {
     fn includes(&self, owner: &Owner) -> bool {
         match self {
             Self::Of(one) => one == owner,
-            Self::All => true,
+            Self::All => !owner.is_list(),
         }
     }
 }

@@ -117,18 +117,27 @@ pub fn plan(current: &mut impl Current, targets: Vec<Target>) -> Result<Plan, Fu
             (None, Target::Gone(_)) => {}
         }
     }
-    // What goes makes no room for what comes in the same change: ids rest before they are used again.
     for (family, needed) in needed {
-        let room = current.room(family);
-        if needed > room.limit - room.used {
-            let (family, option) = match family {
-                Family::V4 => ("IPv4", "--max-ipv4"),
-                Family::V6 => ("IPv6", "--max-ipv6"),
-            };
-            return Err(Full { family, option, room, needed });
-        }
+        fits(family, current.room(family), needed)?;
     }
     Ok(plan)
+}
+
+/// Whether there is room for so many new entries. What goes makes no room for what comes in the same change: ids rest before
+/// they are used again.
+///
+/// # Errors
+///
+/// [`Full`] if there is not.
+pub fn fits(family: Family, room: Room, needed: u32) -> Result<(), Full> {
+    if needed <= room.limit - room.used {
+        return Ok(());
+    }
+    let (family, option) = match family {
+        Family::V4 => ("IPv4", "--max-ipv4"),
+        Family::V6 => ("IPv6", "--max-ipv6"),
+    };
+    Err(Full { family, option, room, needed })
 }
 
 #[cfg(test)]

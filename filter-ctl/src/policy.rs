@@ -11,7 +11,7 @@ use filter_common::abi;
 use filter_common::packet::Address;
 use filter_common::prefix::{self, Family, OWNER_LENGTH, REASON_LENGTH, Step, words_of};
 use ipnet::{IpNet, Ipv4Net};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 /// Longest text that can be a prefix: an IPv6 address written in full with its length is 43 characters.
@@ -130,6 +130,12 @@ impl Prefix {
         self.0.subnets(self.0.prefix_len() + 1).into_iter().flatten().map(Self)
     }
 
+    /// The prefix of this length that covers this one; nothing where that is longer.
+    pub fn widened(&self, length: u8) -> Option<Self> {
+        let net = IpNet::new(self.address(), length).ok()?.trunc();
+        (length <= self.prefix_len()).then(|| Self::of_network(net)).flatten()
+    }
+
     /// Whether every address of `other` is in this prefix.
     pub fn covers(&self, other: &Self) -> bool {
         match (self.0, other.0) {
@@ -194,7 +200,7 @@ impl Serialize for Prefix {
 }
 
 /// What an entry does with the sources it covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Pass, whatever block entries say.
@@ -355,16 +361,37 @@ impl ReasonText {
 
 /// Why a text is no owner.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "`{0}` can't be an owner: 1 to {OWNER_LENGTH} letters, digits and any of `-_.:@/`, such as `manual` or `fail2ban`"
-)]
-pub struct OwnerError(String);
+pub enum OwnerError {
+    /// It is too long, or has other characters.
+    #[error(
+        "`{0}` can't be an owner: 1 to {OWNER_LENGTH} letters, digits and any of `-_.:@/`, such as `manual` or `fail2ban`"
+    )]
+    Syntax(String),
+    /// It can't name a list.
+    #[error("`{0}` can't name a list: 1 to {most} letters, digits and any of `-_.`", most = OWNER_LENGTH - Owner::LIST.len())]
+    List(String),
+}
+
+impl OwnerError {
+    /// Of a text that can't name a list.
+    pub fn of_list(text: &str) -> Self {
+        Self::List(shortened(text))
+    }
+}
+
+/// The start of a text that may come from anywhere, fit for a terminal.
+fn shortened(text: &str) -> String {
+    text.chars().take(2 * OWNER_LENGTH).flat_map(char::escape_debug).collect()
+}
 
 /// Who holds an entry: 1 to [`OWNER_LENGTH`] letters, digits and `-_.:@/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(Arc<str>);
 
 impl Owner {
+    /// What the names of lists as owners begin with.
+    pub const LIST: &str = "list:";
+
     /// Name of [`Owner::canary`].
     pub const CANARY: &str = "canary";
 
@@ -383,6 +410,11 @@ impl Owner {
         &*self.0 == Self::CANARY
     }
 
+    /// Whether this is a list.
+    pub fn is_list(&self) -> bool {
+        self.0.starts_with(Self::LIST)
+    }
+
     /// Reads an owner.
     ///
     /// # Errors
@@ -395,7 +427,7 @@ impl Owner {
         if is_owner {
             Ok(Self(text.into()))
         } else {
-            Err(OwnerError(text.chars().take(2 * OWNER_LENGTH).flat_map(char::escape_debug).collect()))
+            Err(OwnerError::Syntax(shortened(text)))
         }
     }
 

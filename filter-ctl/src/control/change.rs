@@ -5,13 +5,13 @@ use filter_common::prefix::Stored;
 use serde_json::{Value, json};
 
 use super::Control;
-use super::reconcile::as_enforced;
+use super::reconcile::adopted;
 use crate::holds::{self, Change, Effect, Hold, enforced, longest};
 use crate::host::monotonic_now_s;
 use crate::kernel::filter::{PartlyApplied, digest};
 use crate::plan::{Plan, Target};
 use crate::policy::{Entry, Key};
-use crate::store::{Bounds, Intent, MOST_NAMED, Policy, Record, Store};
+use crate::store::{Bounds, Intent, MOST_NAMED, Policy, Record, Store, View};
 
 /// Keys of a change up to which each is looked up in the store; for more it is quicker to go over what lies between the
 /// first and the last.
@@ -37,6 +37,11 @@ impl Draft {
         self.after.push((key, after));
     }
 
+    /// The intent with this draft in it.
+    pub fn intent<'c>(&'c self, intent: &Intent<'c>) -> Intent<'c> {
+        Intent { before: &self.before, holds: &self.after, digest: self.digest, ..*intent }
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.after.is_empty()
@@ -56,9 +61,8 @@ impl Control {
     /// [`Full`](crate::plan::Full) if it does not fit, and what else the kernel refuses; then nothing is changed. Where the
     /// store can't be used the change is made all the same, and [`Control::is_durable`] says so.
     pub fn change(&mut self, change: Change) -> Result<Effect> {
-        self.expire()?;
+        let now_s = self.expire()?;
         let change = change.sorted();
-        let now_s = monotonic_now_s();
         let (mut draft, mut effect) = (Draft::default(), Effect::default());
         self.each_held(change.keys(), |key, before| {
             let mut after = before.clone();
@@ -68,7 +72,7 @@ impl Control {
         })?;
         let record = self.author.record(described(&effect));
         let forgotten = outlasted(&change, &draft.after);
-        self.commit(draft, None, &record)?;
+        self.commit(draft, &Intent { cleared_s: Some(now_s), ..Intent::of(&record) })?;
         if !self.is_durable() {
             self.warn_of_forgotten(&change, forgotten);
         }
@@ -93,16 +97,16 @@ impl Control {
         }
     }
 
-    /// Clears away what has ended, in the store and in the tables.
+    /// Clears away what has ended, in the store and in the tables. Returns by which second.
     ///
     /// # Errors
     ///
     /// As [`Control::change`].
-    pub fn expire(&mut self) -> Result<usize> {
+    pub fn expire(&mut self) -> Result<u32> {
         let now_s = monotonic_now_s();
         let ended = self.filter.ended(now_s);
         if ended.is_empty() {
-            return Ok(0);
+            return Ok(now_s);
         }
         let mut draft = Draft::default();
         self.each_held(&ended, |key, before| {
@@ -111,8 +115,8 @@ impl Control {
             draft.add(key, before, after);
         })?;
         let record = self.record("what ended was cleared away", ended.len());
-        self.commit(draft, None, &record)?;
-        Ok(ended.len())
+        self.commit(draft, &Intent { cleared_s: Some(now_s), ..Intent::of(&record) })?;
+        Ok(now_s)
     }
 
     /// Hands over the holds of each of these keys, which are in order: from the store, or where that can't be read, as the
@@ -120,18 +124,17 @@ impl Control {
     fn each_held(&mut self, keys: &[Key], mut on_key: impl FnMut(Key, Vec<Hold>)) -> Result<()> {
         let is_behind = self.filter.table().stored().unstored;
         if let Ok(store) = &self.store {
-            match held_in(store, keys) {
+            match held_in(store, store.view(), keys) {
                 Ok(held) => {
                     for (key, holds) in keys.iter().zip(held) {
                         let holds = match is_behind.then(|| self.filter.entry(key)).transpose()? {
                             None => holds,
-                            Some(None) => Vec::new(),
                             Some(Some(entry))
                                 if enforced(*key, &holds).is_some_and(|it| it.until == entry.until) =>
                             {
                                 holds
                             }
-                            Some(Some(entry)) => as_enforced(&holds, &entry),
+                            Some(entry) => adopted(store.view(), &holds, entry.as_ref()),
                         };
                         on_key(*key, holds);
                     }
@@ -146,22 +149,17 @@ impl Control {
         Ok(())
     }
 
-    /// Writes a draft down, enforces it, and marks it as enforced. A new policy may go with it, which the caller enforces
-    /// before or after.
-    pub(super) fn commit(
-        &mut self,
-        mut draft: Draft,
-        policy: Option<&Policy>,
-        record: &Record,
-    ) -> Result<()> {
-        if draft.is_empty() && policy.is_none() {
+    /// Writes a draft down, enforces it, and marks it as enforced. What else the intent says goes with it; a new policy the
+    /// caller enforces before or after.
+    pub(super) fn commit(&mut self, mut draft: Draft, intent: &Intent<'_>) -> Result<()> {
+        if draft.is_empty() && intent.policy.is_none() && intent.lists.is_empty() {
             return Ok(());
         }
         // What does not fit is refused before anything is written.
         let plan = self.filter.plan(std::mem::take(&mut draft.targets))?;
-        self.write_down(&draft.before, &draft.after, draft.digest, policy, record);
+        self.write_down(&draft.intent(intent));
         if let Err(error) = self.enforce(&plan) {
-            let undone = self.take_back(&draft, record);
+            let undone = self.take_back(&draft, intent.record);
             return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
         }
         self.mark();
@@ -174,17 +172,10 @@ impl Control {
     }
 
     /// Writes an intent into the store. Where that fails, the store is given up.
-    pub(super) fn write_down(
-        &mut self,
-        before: &[(Key, Vec<Hold>)],
-        holds: &[(Key, Vec<Hold>)],
-        digest: u64,
-        policy: Option<&Policy>,
-        record: &Record,
-    ) {
+    pub(super) fn write_down(&mut self, intent: &Intent<'_>) {
         if self.unwritable.is_none()
             && let Ok(store) = &mut self.store
-            && let Err(error) = store.intend(&Intent { before, holds, digest, policy, record })
+            && let Err(error) = store.intend(intent)
         {
             self.stop_writing(&error);
         }
@@ -197,16 +188,12 @@ impl Control {
     /// Takes an intent back that the kernel refused.
     fn take_back(&mut self, draft: &Draft, record: &Record) -> Result<()> {
         let (None, Ok(store)) = (&self.unwritable, &mut self.store) else { return Ok(()) };
-        let record = Record {
-            command: format!("{} (refused by the kernel, taken back)", record.command),
-            ..record.clone()
-        };
+        let record = refused(record);
         let intent = Intent {
             before: &draft.after,
             holds: &draft.before,
             digest: draft.digest.wrapping_neg(),
-            policy: None,
-            record: &record,
+            ..Intent::of(&record)
         };
         store
             .intend(&intent)
@@ -231,9 +218,14 @@ impl Control {
 
     /// Writes a policy down, which the caller then enforces and marks as enforced.
     pub(super) fn write_policy(&mut self, policy: &Policy, record: &Record) {
-        self.write_down(&[], &[], 0, Some(policy), record);
+        self.write_down(&Intent { policy: Some(policy), ..Intent::of(record) });
         self.back_up();
     }
+}
+
+/// The line of the audit log for taking back what this one says.
+pub(super) fn refused(record: &Record) -> Record {
+    Record { command: format!("{} (refused by the kernel, taken back)", record.command), ..record.clone() }
 }
 
 /// Keys that are to be held, and that others hold longer.
@@ -245,13 +237,13 @@ fn outlasted(change: &Change, after: &[(Key, Vec<Hold>)]) -> usize {
 }
 
 /// The holds of each of these keys, which are in order.
-fn held_in(store: &Store, keys: &[Key]) -> Result<Vec<Vec<Hold>>> {
+pub(super) fn held_in(store: &Store, view: &View, keys: &[Key]) -> Result<Vec<Vec<Hold>>> {
     if keys.len() <= FEW {
-        return keys.iter().map(|key| store.holds(key)).collect();
+        return keys.iter().map(|key| store.holds_in(view, key)).collect();
     }
     let mut held = vec![Vec::new(); keys.len()];
     let mut position = 0;
-    store.each_key(Bounds::Within(keys[0], keys[keys.len() - 1]), |key, holds| {
+    store.each_key_in(view, Bounds::Within(keys[0], keys[keys.len() - 1]), |key, holds| {
         while keys.get(position).is_some_and(|asked| *asked < key) {
             position += 1;
         }

@@ -11,6 +11,7 @@
 
 mod change;
 mod interfaces;
+mod lists;
 mod reconcile;
 mod repair;
 mod restore;
@@ -25,6 +26,7 @@ use anyhow::Result;
 use serde_json::json;
 
 pub use self::interfaces::Loading;
+pub use self::lists::ListChange;
 pub use self::repair::{Repaired, repair};
 pub use self::restore::{Restored, restore};
 pub use self::unload::{Unloading, unload};

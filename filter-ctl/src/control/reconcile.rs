@@ -9,7 +9,7 @@ use super::change::Draft;
 use crate::holds::{Hold, enforced};
 use crate::plan::{Full, Target};
 use crate::policy::{Entry, Key};
-use crate::store::{Bounds, Policy, Record, State};
+use crate::store::{Bounds, Intent, Policy, Record, State, View};
 
 /// Which side knows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,11 +109,9 @@ impl Control {
     fn adopt(&mut self) -> Result<()> {
         let enforced = self.filter.entries()?.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>();
         let mut draft = Draft::default();
+        let view = self.view();
         self.join(&enforced, |key, held, entry| {
-            let after = match entry {
-                Some(entry) => as_enforced(&held, entry),
-                None => Vec::new(),
-            };
+            let after = adopted(&view, &held, entry);
             if after != held {
                 draft.add(key, held, after);
             }
@@ -124,15 +122,17 @@ impl Control {
             self.mark();
             return Ok(());
         }
-        self.commit(draft, Some(&policy), &record)
+        self.commit(draft, &Intent { policy: Some(&policy), ..Intent::of(&record) })
     }
 
     /// Brings both to what either has: where both hold a key, as long as the longer.
     fn unite(&mut self) -> Result<()> {
         let there = self.filter.entries()?.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>();
         let mut draft = Draft::default();
+        let view = self.view();
         self.join(&there, |key, held, entry| {
-            let Some(entry) = entry else { return };
+            // What a list holds is for its generation to say.
+            let Some(entry) = entry.filter(|entry| view.list(&entry.owner).is_none()) else { return };
             if enforced(key, &held).is_none_or(|stored| stored.until < entry.until) {
                 let after = as_enforced(&held, entry);
                 draft.add(key, held, after);
@@ -141,10 +141,15 @@ impl Control {
         let (policy, record) =
             self.enforced_policy(draft.len(), "the store and what is enforced were brought together", false)?;
         if !draft.is_empty() || policy != self.policy() {
-            self.write_down(&draft.before, &draft.after, draft.digest, Some(&policy), &record);
+            self.write_down(&draft.intent(&Intent { policy: Some(&policy), ..Intent::of(&record) }));
         }
         // Only then are the tables marked: whoever dies before leaves them as they were, and this is done again.
         self.push()
+    }
+
+    /// What the store has beside rows; nothing where it can't be read.
+    pub(super) fn view(&self) -> View {
+        self.store.as_ref().map_or_else(|_| View::default(), |store| store.view().clone())
     }
 
     /// The policy with what is enforced of it: all that is loaded, and the faults that pass; only these, where the tables
@@ -179,6 +184,23 @@ impl Control {
         entries.for_each(|entry| on_key(entry.key, Vec::new(), Some(entry)));
         Ok(())
     }
+}
+
+/// The holds of a key for which this is enforced. What a list holds is for its generation to say, which can't be changed
+/// here: it stays.
+pub(super) fn adopted(view: &View, held: &[Hold], entry: Option<&Entry>) -> Vec<Hold> {
+    let is_list = |hold: &&Hold| view.list(&hold.owner).is_some();
+    let rows: Vec<Hold> = held.iter().filter(|hold| !is_list(hold)).cloned().collect();
+    let mut holds = match entry {
+        None => Vec::new(),
+        Some(entry) if view.list(&entry.owner).is_some() => {
+            rows.into_iter().filter(|hold| hold.until <= entry.until).collect()
+        }
+        Some(entry) => as_enforced(&rows, entry),
+    };
+    holds.extend(held.iter().filter(is_list).cloned());
+    holds.sort_by(|one, next| one.owner.cmp(&next.owner));
+    holds
 }
 
 /// The holds of a key that make this entry and keep as much of what is known of each holder as can be.

@@ -85,7 +85,7 @@ fn without_unloaded(pins: &Pins, store: &mut Store, author: &Author) -> Result<P
     let unloaded = pins.unloaded()?;
     unloaded.iter().for_each(|name| policy.exclude(name));
     let record = author.tidying("what was unloaded").record(json!({ "unload": unloaded }));
-    let intent = Intent { before: &[], holds: &[], digest: 0, policy: Some(&policy), record: &record };
+    let intent = Intent { policy: Some(&policy), ..Intent::of(&record) };
     if !unloaded.is_empty() && store.intend(&intent).is_ok() {
         pins.forget_unloaded(&unloaded)?;
     }

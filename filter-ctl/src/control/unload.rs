@@ -71,13 +71,7 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
         .record(json!({ "unload": names.map_or_else(|| vec!["--all".to_owned()], <[String]>::to_vec) }));
     if policy != before
         && let Ok(open) = &mut store
-        && let Err(error) = open.intend(&Intent {
-            before: &[],
-            holds: &[],
-            digest: 0,
-            policy: Some(&policy),
-            record: &record,
-        })
+        && let Err(error) = open.intend(&Intent { policy: Some(&policy), ..Intent::of(&record) })
     {
         store = Err(open.unusable(&error));
     }

@@ -283,6 +283,11 @@ impl Filter {
         self.table.entry(id).map_or_else(Counter::default, |entry| self.table.counted(id, &entry))
     }
 
+    /// What the entry with this key has counted since it was made, over all CPUs; nothing where there is none.
+    pub fn counted_with(&self, key: &Key) -> Counter {
+        self.table.lookup(&key.to_table()).map_or_else(Counter::default, |id| self.counted_of(id))
+    }
+
     /// What each entry has counted since it was made, over all CPUs.
     ///
     /// # Errors

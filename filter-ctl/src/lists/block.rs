@@ -140,14 +140,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damaged> {
     let mut last = 0u128;
     for _ in 0..count {
         last = last.checked_add(number(&mut rest)?).ok_or(Damaged)?;
-        let length = byte(&mut rest)?;
-        let address = match family {
-            4 => IpAddr::from(Ipv4Addr::from(u32::try_from(last).map_err(|_| Damaged)?)),
-            6 => IpAddr::from(Ipv6Addr::from(last)),
-            _ => return Err(Damaged),
-        };
-        let net = IpNet::new(address, length).map_err(|_| Damaged)?;
-        let prefix = Prefix::of_network(net).ok_or(Damaged)?;
+        let prefix = network(family, last, byte(&mut rest)?)?;
         if items.last().is_some_and(|before| before.prefix >= prefix) {
             return Err(Damaged);
         }
@@ -191,6 +184,28 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damaged> {
         }
     }
     if rest.is_empty() { Ok(Block { items, texts, text_of }) } else { Err(Damaged) }
+}
+
+/// The first prefix of a block.
+///
+/// # Errors
+///
+/// As [`decode`], as far as that prefix.
+pub fn first(bytes: &[u8]) -> Result<Prefix, Damaged> {
+    let mut rest = bytes;
+    let family = byte(&mut rest)?;
+    number(&mut rest)?;
+    let address = number(&mut rest)?;
+    network(family, address, byte(&mut rest)?)
+}
+
+fn network(family: u8, address: u128, length: u8) -> Result<Prefix, Damaged> {
+    let address = match family {
+        4 => IpAddr::from(Ipv4Addr::from(u32::try_from(address).map_err(|_| Damaged)?)),
+        6 => IpAddr::from(Ipv6Addr::from(address)),
+        _ => return Err(Damaged),
+    };
+    IpNet::new(address, length).ok().and_then(Prefix::of_network).ok_or(Damaged)
 }
 
 fn byte(rest: &mut &[u8]) -> Result<u8, Damaged> {

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, ensure};
 use filter_common::abi::ABI_VERSION;
 use ipnet::IpNet;
-use rusqlite::{Connection, Row, TransactionBehavior};
+use rusqlite::{Row, TransactionBehavior};
 
-use super::{BELIEVED_S, Damaged, Policy, Record, Store, audit, policies, read_state, to_sql, wall_now_s};
+use super::{
+    BELIEVED_S, Damaged, ListWrite, Policy, Record, Store, View, audit, lists, merged, policies, read_state, to_sql,
+    wall_now_s,
+};
 use crate::holds::{Hold, enforced};
 use crate::host::{boot_id, monotonic_now_s};
-use crate::kernel::filter::digest as digest_of;
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 /// Longest creator that is kept, in bytes: two user names.
@@ -26,7 +28,7 @@ pub enum Bounds {
 }
 
 /// The key as it sorts: family, address, length, action.
-fn to_blob(key: &Key) -> Vec<u8> {
+pub(super) fn to_blob(key: &Key) -> Vec<u8> {
     let mut blob = Vec::with_capacity(19);
     match key.prefix.address() {
         IpAddr::V4(address) => {
@@ -42,7 +44,7 @@ fn to_blob(key: &Key) -> Vec<u8> {
     blob
 }
 
-fn from_blob(blob: &[u8]) -> Option<Key> {
+pub(super) fn from_blob(blob: &[u8]) -> Option<Key> {
     let (address, rest) = match blob.split_first()? {
         (4, rest) => (IpAddr::from(*rest.first_chunk::<4>()?), &rest[4..]),
         (6, rest) => (IpAddr::from(*rest.first_chunk::<16>()?), &rest[16..]),
@@ -53,10 +55,11 @@ fn from_blob(blob: &[u8]) -> Option<Key> {
     Some(Key { prefix, action: Action::from_number(action)? })
 }
 
+/// In the order in which [`hold_of`] takes them.
 const COLUMNS: &str = "key, owner, reason, creator, created_s, until_s";
 
 /// The hold of a row, and its key, with times moved by `shift_s`.
-fn hold_of(row: &Row<'_>, shift_s: i64) -> Result<(Key, Hold)> {
+pub(super) fn hold_of(row: &Row<'_>, shift_s: i64) -> Result<(Key, Hold)> {
     let hold = || -> Option<(Key, Hold)> {
         let text = |column| row.get_ref(column).ok()?.as_str().ok();
         let key = from_blob(row.get_ref(0).ok()?.as_blob().ok()?)?;
@@ -78,45 +81,6 @@ fn hold_of(row: &Row<'_>, shift_s: i64) -> Result<(Key, Hold)> {
     hold().ok_or_else(|| Damaged("a hold is nothing that filter-ctl writes".into()).into())
 }
 
-/// Reads holds in the order of keys, and hands over all of one key at a time.
-fn each_key(
-    db: &Connection,
-    bounds: Bounds,
-    shift_s: i64,
-    mut on_key: impl FnMut(Key, Vec<Hold>) -> Result<()>,
-) -> Result<()> {
-    let (first, last) = match bounds {
-        Bounds::All => (Vec::new(), vec![u8::MAX]),
-        Bounds::Within(first, last) => (to_blob(&first), to_blob(&last)),
-    };
-    let sql = format!("SELECT {COLUMNS} FROM holds WHERE key >= ?1 AND key <= ?2 ORDER BY key, owner");
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query((first, last))?;
-    let mut open: Option<(Key, Vec<Hold>)> = None;
-    while let Some(row) = rows.next()? {
-        let (key, hold) = hold_of(row, shift_s)?;
-        match &mut open {
-            Some((last, holds)) if *last == key => holds.push(hold),
-            _ => {
-                if let Some((key, holds)) = open.replace((key, vec![hold])) {
-                    on_key(key, holds)?;
-                }
-            }
-        }
-    }
-    open.map_or(Ok(()), |(key, holds)| on_key(key, holds))
-}
-
-/// Sum of the digests of what is to be enforced. What has ended counts until it is cleared away, as in the tables.
-pub(super) fn digest(db: &Connection, shift_s: i64) -> Result<u64> {
-    let mut sum = 0u64;
-    each_key(db, Bounds::All, shift_s, |key, holds| {
-        sum = sum.wrapping_add(enforced(key, &holds).map_or(0, |entry| digest_of(&entry)));
-        Ok(())
-    })?;
-    Ok(sum)
-}
-
 /// A change to be written: the holds of each key as they are to be, none where the key is free.
 pub struct Intent<'c> {
     /// The holds as they were, in the order of keys, each key once.
@@ -127,8 +91,19 @@ pub struct Intent<'c> {
     pub digest: u64,
     /// The policy, where it changes.
     pub policy: Option<&'c Policy>,
+    /// What changes about lists.
+    pub lists: &'c [ListWrite<'c>],
+    /// The second by which what ended is cleared away with this change.
+    pub cleared_s: Option<u32>,
     /// The line of the audit log.
     pub record: &'c Record,
+}
+
+impl<'c> Intent<'c> {
+    /// An intent that changes nothing yet.
+    pub fn of(record: &'c Record) -> Self {
+        Self { before: &[], holds: &[], digest: 0, policy: None, lists: &[], cleared_s: None, record }
+    }
 }
 
 impl Store {
@@ -158,7 +133,9 @@ impl Store {
                 if !before.is_empty() {
                     free.execute([&blob])?;
                 }
-                for Hold { owner, reason, creator, created_s, until } in holds {
+                // What a list holds is in its generation.
+                let rows = holds.iter().filter(|hold| self.view.list(&hold.owner).is_none());
+                for Hold { owner, reason, creator, created_s, until } in rows {
                     let creator = &creator[..creator.floor_char_boundary(LONGEST_CREATOR)];
                     hold.execute((&blob, owner.as_str(), reason.as_str(), creator, created_s, until.0))?;
                 }
@@ -166,6 +143,12 @@ impl Store {
         }
         if let Some(policy) = intent.policy {
             policies::write(&transaction, policy)?;
+        }
+        intent.lists.iter().try_for_each(|change| lists::write(&transaction, change))?;
+        if let Some(cleared_s) = intent.cleared_s {
+            transaction
+                .prepare_cached("UPDATE state SET cleared_s = max(cleared_s, ?1)")?
+                .execute([i64::from(cleared_s)])?;
         }
         audit::append(&transaction, intent.record)?;
         transaction
@@ -175,6 +158,7 @@ impl Store {
             .execute((to_sql(digest), ABI_VERSION, boot, wall_now_s(), i64::from(now_s)))?;
         transaction.commit().context("could not write it to the disk")?;
         self.state = read_state(&self.db)?;
+        self.view = View::read(&self.db, self.shift_s)?;
         Ok(())
     }
 
@@ -184,14 +168,20 @@ impl Store {
     ///
     /// If they can't be read.
     pub fn holds(&self, key: &Key) -> Result<Vec<Hold>> {
-        let mut statement =
-            self.db.prepare_cached(&format!("SELECT {COLUMNS} FROM holds WHERE key = ?1 ORDER BY owner"))?;
-        let mut rows = statement.query([to_blob(key)])?;
-        let mut holds = Vec::new();
-        while let Some(row) = rows.next()? {
-            holds.push(hold_of(row, self.shift_s)?.1);
-        }
-        Ok(holds)
+        self.holds_in(&self.view, key)
+    }
+
+    /// As [`Store::holds`], with other lists or holes.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be read.
+    pub fn holds_in(&self, view: &View, key: &Key) -> Result<Vec<Hold>> {
+        merged::merged(&self.db, view, Bounds::Within(*key, *key), |merged| {
+            let mut holds = Vec::new();
+            merged.next(&mut holds)?;
+            Ok(holds)
+        })
     }
 
     /// Hands over the holds of all keys within `bounds`, in the order of keys.
@@ -200,7 +190,21 @@ impl Store {
     ///
     /// If they can't be read, or `on_key` fails.
     pub fn each_key(&self, bounds: Bounds, on_key: impl FnMut(Key, Vec<Hold>) -> Result<()>) -> Result<()> {
-        each_key(&self.db, bounds, self.shift_s, on_key)
+        self.each_key_in(&self.view, bounds, on_key)
+    }
+
+    /// As [`Store::each_key`], with other lists or holes.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn each_key_in(
+        &self,
+        view: &View,
+        bounds: Bounds,
+        on_key: impl FnMut(Key, Vec<Hold>) -> Result<()>,
+    ) -> Result<()> {
+        merged::each_key(&self.db, view, bounds, on_key)
     }
 
     /// What is to be enforced, in the order of keys; with what has ended and is not cleared away.
@@ -217,14 +221,17 @@ impl Store {
         Ok(entries)
     }
 
-    /// Keys that are held.
+    /// Keys that are held, but those for proofs.
     ///
     /// # Errors
     ///
     /// If they can't be counted.
-    pub fn count_keys(&self) -> Result<i64> {
-        Ok(self.db.query_row("SELECT count(DISTINCT key) FROM holds WHERE owner != 'canary'", [], |row| {
-            row.get(0)
-        })?)
+    pub fn count_keys(&self) -> Result<u64> {
+        let mut keys = 0;
+        self.each_key(Bounds::All, |_, holds| {
+            keys += u64::from(holds.iter().any(|hold| !hold.owner.is_canary()));
+            Ok(())
+        })?;
+        Ok(keys)
     }
 }

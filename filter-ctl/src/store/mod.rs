@@ -13,6 +13,8 @@ mod audit;
 mod backup;
 pub mod history;
 mod holds;
+mod lists;
+mod merged;
 mod policies;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,10 @@ use thiserror::Error;
 pub use audit::{Actor, Audited, MOST_NAMED, Record, Via};
 pub use backup::{Kept, backup, restore_backup};
 pub use holds::{Bounds, Intent};
+pub use lists::{
+    Compared, Found, Generation, ListWrite, Listed, Never, NeverKind, NewGeneration, Side, Trouble,
+};
+pub use merged::{Holed, InForce, View};
 pub use policies::{InterfacePolicy, Policy, is_pattern};
 
 use crate::host::{boot_id, monotonic_now_s};
@@ -46,7 +52,7 @@ const DATABASE: &str = "state.db";
 const APPLICATION: i64 = 0x7864_7066;
 
 /// `PRAGMA user_version` of this build's tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// How long a transaction waits for a reader, such as `audit`, to finish. Writers wait for the lock on the pins before.
 const BUSY: Duration = Duration::from_secs(5);
@@ -75,6 +81,33 @@ CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit
     WHEN OLD.id > (SELECT max(id) FROM audit) - 1000000
     BEGIN SELECT RAISE(ABORT, 'the last million lines of the audit log are kept'); END;
+";
+
+/// What version 2 has beside: lists, of which each generation is written once and never changed, but for the clock by which
+/// its times are counted.
+const LISTS: &str = "
+ALTER TABLE state ADD COLUMN cleared_s INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE lists (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, action INTEGER NOT NULL, settings TEXT NOT NULL,
+    generation INTEGER, generations INTEGER NOT NULL DEFAULT 0, is_held INTEGER NOT NULL DEFAULT 0,
+    checked_s INTEGER, trouble TEXT, troubles INTEGER NOT NULL DEFAULT 0,
+    retired_packets INTEGER NOT NULL DEFAULT 0, retired_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE generations (
+    list INTEGER NOT NULL, generation INTEGER NOT NULL, at_s INTEGER NOT NULL, base_s INTEGER NOT NULL,
+    entries INTEGER NOT NULL, found TEXT NOT NULL, PRIMARY KEY (list, generation)
+) STRICT;
+CREATE TABLE blocks (
+    list INTEGER NOT NULL, generation INTEGER NOT NULL, first BLOB NOT NULL, bytes BLOB NOT NULL,
+    PRIMARY KEY (list, generation, first)
+) STRICT;
+CREATE TRIGGER generations_never_change BEFORE UPDATE OF list, generation, at_s, entries, found ON generations
+    BEGIN SELECT RAISE(ABORT, 'a generation of a list never changes'); END;
+CREATE TRIGGER blocks_never_change BEFORE UPDATE ON blocks
+    BEGIN SELECT RAISE(ABORT, 'a generation of a list never changes'); END;
+CREATE TABLE never (
+    prefix BLOB PRIMARY KEY, kind INTEGER NOT NULL, reason TEXT NOT NULL, until_s INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// The store can't be used.
@@ -140,6 +173,7 @@ pub struct Store {
     path: PathBuf,
     db: Connection,
     state: State,
+    view: View,
     /// Seconds by which times are moved in reading, where they are of another boot and can't be written.
     shift_s: i64,
     /// Why it can only be read.
@@ -179,11 +213,16 @@ impl Store {
                 "it is of version {version}, from a newer filter-ctl, and this one knows {VERSION}; use the newer, or \
                  another --state-dir"
             );
-            ensure!(version == VERSION, Damaged(format!("its version is {version}")));
+            ensure!(version >= 1, Damaged(format!("its version is {version}")));
+            if version == 1 {
+                add_lists(&mut db)?;
+            }
         }
         let state = read_state(&db)?;
-        let mut store = Self { path: path.clone(), db, state, shift_s: 0, unwritable: None };
+        let view = View::default();
+        let mut store = Self { path: path.clone(), db, state, view, shift_s: 0, unwritable: None };
         store.enter_boot()?;
+        store.view = View::read(&store.db, store.shift_s)?;
         Ok(store)
     }
 
@@ -223,7 +262,7 @@ impl Store {
             }
             self.shift_s = if clocks.boot == this { 0 } else { clocks.shift_s() };
             self.unwritable = Some(unusable.cause);
-            self.state.digest = holds::digest(&self.db, self.shift_s)?;
+            self.state.digest = merged::digest(&self.db, &View::read(&self.db, self.shift_s)?)?;
             return Ok(());
         }
         self.state = read_state(&self.db)?;
@@ -243,12 +282,13 @@ impl Store {
             transaction.execute("UPDATE holds SET created_s = created_s + ?1", [shift_s])?;
             transaction
                 .execute("UPDATE holds SET until_s = until_s + ?1 WHERE until_s < 4294967295", [shift_s])?;
+            lists::move_times(&transaction, shift_s, now_s)?;
             transaction.execute(
                 "UPDATE state SET boot = ?1, wall_s = max(wall_s, ?2), monotonic_s = ?3",
                 (this, wall_now_s(), now_s),
             )?;
         }
-        let digest = holds::digest(&transaction, 0)?;
+        let digest = merged::digest(&transaction, &View::read(&transaction, 0)?)?;
         transaction
             .execute("UPDATE state SET digest = ?1, digest_abi = ?2", (to_sql(digest), ABI_VERSION))?;
         Ok(transaction.commit()?)
@@ -275,7 +315,7 @@ impl Store {
     pub fn check(&self) -> Result<()> {
         let said: String = self.db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         ensure!(said == "ok", Damaged(said));
-        let sum = holds::digest(&self.db, self.shift_s)?;
+        let sum = merged::digest(&self.db, &self.view)?;
         ensure!(sum == self.state.digest, Damaged("its entries are not those that were written".into()));
         self.policy()?;
         Ok(())
@@ -363,12 +403,24 @@ fn connect(path: &Path) -> Result<Connection> {
 fn create(db: &mut Connection) -> Result<()> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(LISTS)?;
     transaction.execute(
-        "INSERT INTO state VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5)",
+        "INSERT INTO state VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5, 0)",
         (random_number()?, ABI_VERSION, boot_id()?, wall_now_s(), i64::from(monotonic_now_s())),
     )?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
+    Ok(transaction.commit()?)
+}
+
+/// Brings a store of version 1 to this one. Several may try at once: one does it.
+fn add_lists(db: &mut Connection) -> Result<()> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 1 {
+        transaction.execute_batch(LISTS)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
     Ok(transaction.commit()?)
 }
 

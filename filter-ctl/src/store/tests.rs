@@ -1,4 +1,6 @@
-//! The store over reboots, clock jumps, damage and tampering.
+//! The store over reboots, clock jumps, damage and tampering; lists in a file of their own.
+
+mod lists;
 
 use super::*;
 use crate::holds::{Hold, enforced};
@@ -48,7 +50,7 @@ fn write(store: &mut Store, holds: &[(Key, Vec<Hold>)]) {
         holds.iter().fold(0u64, |total, held| total.wrapping_add(sum(held)).wrapping_sub(before(&held.0)));
     let record = record();
     let were: Vec<_> = holds.iter().map(|(key, _)| (*key, store.holds(key).unwrap())).collect();
-    store.intend(&Intent { before: &were, holds, digest: change, policy: None, record: &record }).unwrap();
+    store.intend(&Intent { before: &were, holds, digest: change, ..Intent::of(&record) }).unwrap();
 }
 
 fn open(directory: &Directory) -> Store {

@@ -1,0 +1,381 @@
+//! Lists: a generation takes the place of another, and the never-block set that of the one before. What changes is gone over
+//! in the order of keys, from both generations and all others who hold something, and never held in memory as a whole.
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use filter_common::abi::Counter;
+use filter_common::prefix::Family;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Control;
+use super::change::{Draft, held_in, refused};
+use crate::exit::NoSuchList;
+use crate::holds::{Hold, enforced};
+use crate::kernel::Filter;
+use crate::kernel::filter::{PartlyApplied, digest};
+use crate::lists::holes::Holes;
+use crate::lists::settings::{Settings, owner_of};
+use crate::plan::{Target, fits};
+use crate::policy::{Action, Entry, Key, Prefix};
+use crate::store::{
+    Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
+};
+
+/// Entries that are written to the tables at once: of each some 250 bytes are in memory meanwhile, and each time all keys of
+/// the tables are gone over.
+const AT_ONCE: usize = 1 << 18;
+
+/// Prefixes that a change names; of more the rest is counted.
+const MOST_NAMED: usize = 20;
+
+/// What a change of a list comes to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ListChange {
+    /// The generation in force after it.
+    pub generation: Option<i64>,
+    /// Prefixes that the list holds and did not.
+    pub added: u64,
+    /// Prefixes that end at another time.
+    pub changed: u64,
+    /// Prefixes that are as before.
+    pub unchanged: u64,
+    /// Prefixes that the list held and does not.
+    pub removed: u64,
+    /// Of the removed, those that others hold and that stay.
+    pub still_held: u64,
+    /// The first of the added.
+    pub first_added: Vec<Prefix>,
+    /// The first of the removed.
+    pub first_removed: Vec<Prefix>,
+    /// Prefixes of the list from which the never-block set took something out.
+    pub holed: u64,
+    /// The first of these, each with what was taken out.
+    pub first_holed: Vec<(Prefix, Prefix)>,
+    /// New entries of each family that the tables need.
+    #[serde(skip)]
+    needed: [u32; 2],
+    /// What entries that go had counted.
+    #[serde(skip)]
+    retired: [u64; 2],
+    #[serde(skip)]
+    digest: u64,
+}
+
+impl ListChange {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.added + self.changed + self.removed == 0
+    }
+
+    fn record(&self, name: &str) -> Value {
+        json!({ "list": name, "generation": self.generation, "added": self.added, "changed": self.changed,
+            "removed": self.removed, "holed": self.holed })
+    }
+}
+
+/// The two sides of a change, and all others.
+struct Sides<'c> {
+    old: Option<InForce>,
+    new: Option<InForce>,
+    blocks: Option<&'c [Vec<u8>]>,
+    others: View,
+}
+
+/// Which entries are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// Those that are there afterwards.
+    There,
+    /// Those that are not.
+    Gone,
+}
+
+impl Sides<'_> {
+    /// What is enforced for a key before and after.
+    fn of(&self, compared: &Compared<'_>) -> [Option<Entry>; 2] {
+        [(&self.old, compared.old), (&self.new, compared.new)].map(|(list, until)| {
+            let hold = list.as_ref().zip(until).map(|(list, until)| list.hold(until));
+            match (hold, compared.others) {
+                (hold, []) => hold.map(|hold| hold.entry(compared.key)),
+                (None, others) => enforced(compared.key, others),
+                (Some(hold), others) => {
+                    let mut holds: Vec<Hold> = others.to_vec();
+                    holds.push(hold);
+                    enforced(compared.key, &holds)
+                }
+            }
+        })
+    }
+
+    fn compare(&self, store: &Store, on_key: impl FnMut(Compared<'_>) -> Result<()>) -> Result<Holed> {
+        let old = self.old.as_ref().map(|list| Side { list, blocks: None });
+        let new = self.new.as_ref().map(|list| Side { list, blocks: self.blocks });
+        store.compare(old, new, &self.others, on_key)
+    }
+
+    /// Counts what changes.
+    fn count(&self, store: &Store, filter: &Filter) -> Result<ListChange> {
+        let mut change = ListChange { generation: self.new.as_ref().map(|new| new.generation), ..Default::default() };
+        let named = |named: &mut Vec<Prefix>, key: &Key| {
+            if named.len() < MOST_NAMED {
+                named.push(key.prefix);
+            }
+        };
+        let holed = self.compare(store, |compared| {
+            match (compared.old, compared.new) {
+                (old, new) if old == new => {
+                    change.unchanged += 1;
+                    return Ok(());
+                }
+                (None, _) => {
+                    change.added += 1;
+                    named(&mut change.first_added, &compared.key);
+                }
+                (_, None) => {
+                    change.removed += 1;
+                    named(&mut change.first_removed, &compared.key);
+                }
+                _ => change.changed += 1,
+            }
+            let sum = |entry: &Option<Entry>| entry.as_ref().map_or(0, digest);
+            let [before, after] = self.of(&compared);
+            change.digest = change.digest.wrapping_add(sum(&after)).wrapping_sub(sum(&before));
+            match (before, after) {
+                (None, Some(_)) => change.needed[usize::from(compared.key.prefix.family() == Family::V6)] += 1,
+                (Some(_), None) => {
+                    let Counter { packets, bytes } = filter.counted_with(&compared.key);
+                    change.retired[0] = change.retired[0].saturating_add(packets);
+                    change.retired[1] = change.retired[1].saturating_add(bytes);
+                }
+                _ => change.still_held += u64::from(compared.new.is_none()),
+            }
+            Ok(())
+        })?;
+        (change.holed, change.first_holed) = (holed.number as u64, holed.first);
+        Ok(change)
+    }
+
+    /// Writes what changes into the tables, or where `is_undone` takes it back. What is to be there comes first: so each
+    /// address meets its old verdict or its new one, and never a gap between two prefixes that cover it.
+    fn enforce(&self, store: &Store, filter: &mut Filter, is_undone: bool) -> Result<()> {
+        for pass in [Pass::There, Pass::Gone] {
+            let mut targets = Vec::new();
+            self.compare(store, |compared| {
+                if compared.old == compared.new {
+                    return Ok(());
+                }
+                let [before, after] = self.of(&compared);
+                let (from, to) = if is_undone { (after, before) } else { (before, after) };
+                match (pass, from, to) {
+                    (Pass::There, from, Some(to)) if from.as_ref() != Some(&to) => targets.push(Target::There(to)),
+                    (Pass::Gone, Some(from), None) => targets.push(Target::Gone(from.key)),
+                    _ => return Ok(()),
+                }
+                if targets.len() == AT_ONCE {
+                    filter.bring(std::mem::take(&mut targets))?;
+                }
+                Ok(())
+            })?;
+            if !targets.is_empty() {
+                filter.bring(targets)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Takes a new generation of a list, which may be new itself, and puts it in force. All or nothing. A dry run only says
+    /// what it would come to.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::plan::Full) if it does not fit; what the kernel refuses; or that the store, which lists need, can't
+    /// be used. Nothing is changed then.
+    pub fn take_list(
+        &mut self,
+        name: &str,
+        settings: &Settings,
+        new: &NewGeneration,
+        is_dry: bool,
+    ) -> Result<ListChange> {
+        let now_s = self.expire()?;
+        let owner = owner_of(name)?;
+        let store = self.durable_store()?;
+        let view = store.view();
+        let next = store.next_generation(name)?;
+        let list = InForce::new(owner.clone(), next, settings.action, now_s.into());
+        let sides = Sides {
+            old: view.list(&owner).cloned(),
+            new: Some(list),
+            blocks: Some(&new.blocks),
+            others: view.without(&owner),
+        };
+        let old = sides.old.as_ref().map(|old| old.generation);
+        let writes = [ListWrite::Take { name, settings, new, base_s: now_s }];
+        let undo = [
+            ListWrite::Force { name, generation: old, is_held: false },
+            ListWrite::Drop { name, generation: next },
+        ];
+        self.replace(name, &sides, &writes, &undo, is_dry)
+    }
+
+    /// Puts another generation of a list in force, and holds it there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::take_list`], and if there is no such generation.
+    pub fn force_generation(&mut self, name: &str, generation: i64, is_held: bool) -> Result<ListChange> {
+        self.expire()?;
+        let owner = owner_of(name)?;
+        let store = self.durable_store()?;
+        let listed = require(store, name)?;
+        let sides = Sides {
+            old: store.view().list(&owner).cloned(),
+            new: Some(store.in_force(&listed, generation)?),
+            blocks: None,
+            others: store.view().without(&owner),
+        };
+        let writes = [ListWrite::Force { name, generation: Some(generation), is_held }];
+        let undo = [ListWrite::Force { name, generation: listed.generation, is_held: listed.is_held }];
+        self.replace(name, &sides, &writes, &undo, false)
+    }
+
+    /// Removes a list with all its generations. What others hold stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::take_list`], and if there is no such list.
+    pub fn remove_list(&mut self, name: &str) -> Result<ListChange> {
+        self.expire()?;
+        let owner = owner_of(name)?;
+        let store = self.durable_store()?;
+        let listed = require(store, name)?;
+        let sides = Sides {
+            old: store.view().list(&owner).cloned(),
+            new: None,
+            blocks: None,
+            others: store.view().without(&owner),
+        };
+        // No generation is forgotten before the kernel has taken the change: until then it can be taken back.
+        let writes = [ListWrite::Force { name, generation: None, is_held: false }];
+        let undo = [ListWrite::Force { name, generation: listed.generation, is_held: listed.is_held }];
+        let change = self.replace(name, &sides, &writes, &undo, false)?;
+        let record = self.author.tidying("its generations").record(json!({ "list": name, "removed": true }));
+        self.write_down(&Intent { lists: &[ListWrite::Remove { name }], ..Intent::of(&record) });
+        self.mark();
+        Ok(change)
+    }
+
+    fn replace(
+        &mut self,
+        name: &str,
+        sides: &Sides<'_>,
+        writes: &[ListWrite<'_>],
+        undo: &[ListWrite<'_>],
+        is_dry: bool,
+    ) -> Result<ListChange> {
+        let store = self.durable_store()?;
+        let change = sides.count(store, &self.filter)?;
+        for (family, needed) in [Family::V4, Family::V6].into_iter().zip(change.needed) {
+            fits(family, self.filter.room(family), needed)?;
+        }
+        if is_dry {
+            return Ok(change);
+        }
+        let record = self.author.record(change.record(name));
+        let retire = ListWrite::Retire { name, counted: change.retired };
+        let mut lists: Vec<ListWrite<'_>> = writes.to_vec();
+        lists.push(retire);
+        // The sides are read from the store as it is after this: the old generation is still there.
+        self.write_down(&Intent { lists: &lists, digest: change.digest, ..Intent::of(&record) });
+        self.durable_store()?;
+        let Self { filter, store: Ok(store), .. } = &mut *self else { bail!(PartlyApplied("the store is gone".into())) };
+        if let Err(error) = sides.enforce(store, filter, false) {
+            let undone = sides.enforce(store, filter, true).and_then(|()| self.take_lists_back(&change, undo, &record));
+            return Err(undone.err().map_or_else(
+                || error.context("the list is as it was"),
+                |undo| PartlyApplied(format!("{undo:#}")).into(),
+            ));
+        }
+        self.mark();
+        self.back_up();
+        Ok(change)
+    }
+
+    fn take_lists_back(&mut self, change: &ListChange, undo: &[ListWrite<'_>], record: &Record) -> Result<()> {
+        let Ok(store) = &mut self.store else { bail!("the store can't be used") };
+        let record = refused(record);
+        let intent = Intent { lists: undo, digest: change.digest.wrapping_neg(), ..Intent::of(&record) };
+        store.intend(&intent).context("the kernel refused the change, and the store could not take it back")?;
+        self.mark();
+        Ok(())
+    }
+
+    /// The store, which must be usable: lists are nowhere else.
+    fn durable_store(&self) -> Result<&Store> {
+        match (&self.store, &self.unwritable) {
+            (Ok(store), None) => Ok(store),
+            (Err(unusable), _) | (_, Some(unusable)) => {
+                Err(anyhow!("{unusable}; lists are kept there, and nothing was changed"))
+            }
+        }
+    }
+
+    /// Puts a never-block set in the place of the one before: what it covers, no list blocks. Returns the prefixes of lists
+    /// that change by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::take_list`].
+    pub fn set_never(&mut self, never: &[Never]) -> Result<u64> {
+        let now_s = self.expire()?;
+        let store = self.durable_store()?;
+        if store.never()? == never {
+            return Ok(0);
+        }
+        let view = store.view();
+        let holes: Holes = never.iter().map(|never| never.prefix).collect();
+        let after = view.with_holes(holes);
+        let keys = touched(store, view, &after)?;
+        let mut draft = Draft::default();
+        let (held, holds) = (held_in(store, view, &keys)?, held_in(store, &after, &keys)?);
+        for (key, (before, after)) in keys.iter().zip(held.into_iter().zip(holds)) {
+            if before != after {
+                draft.add(*key, before, after);
+            }
+        }
+        let changed = draft.len() as u64;
+        let named: Vec<String> = never.iter().take(MOST_NAMED).map(|never| never.prefix.to_string()).collect();
+        let record = self.author.record(json!({ "never": named, "number": never.len(), "changed": changed }));
+        let lists = [ListWrite::Never(never)];
+        self.commit(draft, &Intent { lists: &lists, cleared_s: Some(now_s), ..Intent::of(&record) })?;
+        Ok(changed)
+    }
+}
+
+/// The keys of lists that may change where other holes are punched: what remains, in either case, of each prefix that one
+/// of the holes touches which are not in both sets.
+fn touched(store: &Store, before: &View, after: &View) -> Result<Vec<Key>> {
+    let is_in = |holes: &Holes, hole: &Prefix| holes.overlapping(hole).contains(hole);
+    let gone = before.holes.iter().filter(|hole| !is_in(&after.holes, hole));
+    let new = after.holes.iter().filter(|hole| !is_in(&before.holes, hole));
+    let differing: Vec<&Prefix> = gone.chain(new).collect();
+    let mut keys = Vec::new();
+    for list in before.lists.iter().filter(|list| list.action == Action::Block) {
+        for hole in &differing {
+            for prefix in store.touching(list, hole)? {
+                let parts = before.holes.parts_of(prefix).into_iter().chain(after.holes.parts_of(prefix));
+                keys.extend(parts.map(|prefix| Key { prefix, action: list.action }));
+            }
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(keys)
+}
+
+/// The list of this name.
+fn require(store: &Store, name: &str) -> Result<Listed> {
+    store.list(name)?.ok_or_else(|| NoSuchList(name.to_owned()).into())
+}
