@@ -10,6 +10,10 @@ use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
+use crate::lists::format::Format;
+use crate::lists::guards::Bounds;
+use crate::lists::settings::SHORTEST_REFRESH;
+use crate::policy::Action;
 
 /// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
 ///
@@ -140,6 +144,17 @@ must be memory for both. Where it fails, the other build's filter goes on.")]
     /// Edit the prefixes whose traffic passes, whatever the block entries say.
     #[command(subcommand)]
     Allow(EntryCommand),
+    /// Keep lists of prefixes that others publish: blocked or allowed as a whole, brought up to date, taken back.
+    #[command(subcommand)]
+    List(ListCommand),
+    /// Edit what no list may block. Lists are enforced with holes there; rules and `block` entries still apply.
+    #[command(subcommand)]
+    Never(NeverCommand),
+    /// Print entries in the format of another program.
+    #[command(after_help = "Examples:
+  filter-ctl export --format nft > blocked.nft
+  filter-ctl export --format ipset --list drop | ipset restore -exist")]
+    Export(ExportArgs),
     /// Show what was passed and dropped, and why.
     #[command(after_help = "Examples:
   filter-ctl stats                       totals, and rates over one second
@@ -284,6 +299,13 @@ pub enum EntryCommand {
 An address alone is /32 or /128. Adding again keeps the later deadline. All prefixes are checked
 before the first is written. With `-` a line holds one prefix; `#` starts a comment.")]
     Add(AddArgs),
+    /// Add entries from a file in any format that lists have, once. `list add` keeps a list that can be brought up to date.
+    #[command(after_help = "Examples:
+  filter-ctl block import attackers.csv --column ip --ttl 2h --reason 'SYN flood'
+  ipset save | filter-ctl block import -
+
+All or nothing. Exit code 1, and nothing is added, if anything in it is no entry.")]
+    Import(ImportArgs),
     /// Remove entries, by exactly the prefix they were made with.
     #[command(after_help = "Example:
   filter-ctl block del 203.0.113.0/24
@@ -325,6 +347,227 @@ pub struct AddArgs {
     /// Who holds it; each owner has a deadline and a reason of its own, and the entry stays until the last lets go.
     #[arg(long, value_name = "NAME", default_value = "manual")]
     pub owner: String,
+}
+
+/// Arguments of `block import` and `allow import`.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// The file, or `-` for standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How it is read.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// Remove the entries by themselves after this time; otherwise as long as the file says, or for ever.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub ttl: Option<Duration>,
+    /// Why; shown wherever the entry is.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Even if it would cut off this host, its gateway or an SSH session.
+    #[arg(long)]
+    pub force: bool,
+    /// Only say what it holds.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Who holds the entries.
+    #[arg(long, value_name = "NAME", default_value = "manual")]
+    pub owner: String,
+}
+
+/// How a list is read.
+#[derive(Clone, Debug, Args)]
+pub struct ReadingArgs {
+    /// Its format; recognised by what is in it if not given.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<Format>,
+    /// The column of a CSV file that holds addresses or prefixes, by its header.
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+    #[arg(long)]
+    pub mask: bool,
+}
+
+/// What to do with lists.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ListCommand {
+    /// Add a list and put it in force; or give one that is there another source or other bounds.
+    #[command(after_help = "Examples:
+  filter-ctl list add drop --url https://www.spamhaus.org/drop/drop_v4.json --refresh 12h
+  filter-ctl list add level1 --file firehol_level1.netset --dry-run
+  filter-ctl list add partners --file partners.txt --action allow
+  filter-ctl list add abuse --url https://api.example/blacklist --headers-file /etc/filter-ctl/abuse.headers
+
+All or nothing: if the list is empty, cut short, no list, or out of bounds, nothing is changed. It never
+blocks what `never list` shows. With the daemon, it is fetched again every --refresh.")]
+    Add(ListAddArgs),
+    /// Bring a list up to date, or all of them.
+    #[command(after_help = "Examples:
+  filter-ctl list update
+  filter-ctl list update drop --dry-run
+
+Exit code 1 if a list is not taken, and the generation that was in force still is; 4 if only some are.")]
+    Update(ListUpdateArgs),
+    /// Show all lists: entries, age, packets, and what went wrong.
+    Ls,
+    /// Show a list: where it comes from, its generations, its busiest entries, and what was taken out of it.
+    #[command(after_help = "Example:
+  filter-ctl list show drop --top 20")]
+    Show {
+        /// The list.
+        name: String,
+        /// Entries to show, those with most packets first.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        top: usize,
+    },
+    /// Remove a list. What others hold stays.
+    Remove {
+        /// The list.
+        name: String,
+    },
+    /// Put an earlier generation of a list in force, and hold it there until `list update`.
+    #[command(after_help = "Examples:
+  filter-ctl list rollback drop           the generation before
+  filter-ctl list rollback drop --to 7")]
+    Rollback {
+        /// The list.
+        name: String,
+        /// The generation; `list show` has their numbers.
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<i64>,
+    },
+}
+
+/// Arguments of `list add`.
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("from").required(true))]
+pub struct ListAddArgs {
+    /// Its name: letters, digits and any of `-_.`.
+    pub name: String,
+    /// The file that it comes from; read again at each update.
+    #[arg(long, value_name = "FILE", group = "from")]
+    pub file: Option<PathBuf>,
+    /// The server that it comes from: https, or http to this host itself.
+    #[arg(long, value_name = "URL", group = "from")]
+    pub url: Option<String>,
+    /// File with the URL, for one that holds a secret, which a process list would show.
+    #[arg(long, value_name = "FILE", group = "from")]
+    pub url_file: Option<PathBuf>,
+    /// File with headers for the server, one a line, such as `Authorization: Bearer …`.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub headers_file: Option<PathBuf>,
+    /// How it is read.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+    /// What its entries do.
+    #[arg(long, value_enum, default_value_t = Action::Block)]
+    pub action: Action,
+    /// Time between two fetches by the daemon, a tenth more or less; none if not given.
+    #[arg(long, value_name = "TIME", value_parser = parse_refresh)]
+    pub refresh: Option<Duration>,
+    /// Most percent by which an update may have more entries.
+    #[arg(long, value_name = "PERCENT", default_value_t = Bounds::default().grow_percent)]
+    pub max_growth: u32,
+    /// Most percent of its entries that an update may lack.
+    #[arg(long, value_name = "PERCENT", default_value_t = Bounds::default().shrink_percent, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub max_shrink: u32,
+    /// Most percent of it that may be no entry.
+    #[arg(long, value_name = "PERCENT", default_value_t = Bounds::default().refused_percent, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub max_refused: u32,
+    /// Shortest IPv4 prefix that it may hold.
+    #[arg(long, value_name = "LENGTH", default_value_t = Bounds::default().shortest_v4, value_parser = clap::value_parser!(u8).range(0..=32))]
+    pub shortest_ipv4: u8,
+    /// Shortest IPv6 prefix that it may hold.
+    #[arg(long, value_name = "LENGTH", default_value_t = Bounds::default().shortest_v6, value_parser = clap::value_parser!(u8).range(0..=128))]
+    pub shortest_ipv6: u8,
+    /// Only say what would change.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take it although it is out of bounds, this once; never an empty one.
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn parse_refresh(text: &str) -> Result<Duration, String> {
+    /// Longest time between two fetches: what is older is no list of attackers any more.
+    const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+    let refresh = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (SHORTEST_REFRESH..=LONGEST).contains(&refresh) {
+        Ok(refresh)
+    } else {
+        Err("must be from 1m to 30d".into())
+    }
+}
+
+/// Arguments of `list update`.
+#[derive(Clone, Debug, Args)]
+pub struct ListUpdateArgs {
+    /// The list; all if not given.
+    pub name: Option<String>,
+    /// Only say what would change.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take it although it is out of bounds, this once; never an empty one.
+    #[arg(long, requires = "name")]
+    pub force: bool,
+}
+
+/// What to do with what no list may block.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NeverCommand {
+    /// Add prefixes that no list may block.
+    #[command(after_help = "Example:
+  filter-ctl never add 10.0.0.0/8 --reason 'management network'")]
+    Add {
+        /// Prefixes or addresses, or `-` to read them from standard input.
+        #[arg(required = true, value_name = "PREFIX")]
+        prefixes: Vec<String>,
+        /// Why; shown wherever it is.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+        #[arg(long)]
+        mask: bool,
+    },
+    /// Remove prefixes that an operator added.
+    Del {
+        /// Prefixes or addresses, or `-` to read them from standard input.
+        #[arg(required = true, value_name = "PREFIX")]
+        prefixes: Vec<String>,
+        /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
+        #[arg(long)]
+        mask: bool,
+    },
+    /// Show what no list may block: what this host has and needs, and what operators added.
+    List,
+}
+
+/// Arguments of `export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The format.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Plain)]
+    pub format: ExportFormat,
+    /// Only what this list holds, as it is enforced.
+    #[arg(long, value_name = "NAME")]
+    pub list: Option<String>,
+    /// Entries that do this.
+    #[arg(long, value_enum, default_value_t = Action::Block)]
+    pub action: Action,
+}
+
+/// Formats that entries are printed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// A prefix a line.
+    Plain,
+    /// For `ipset restore`.
+    Ipset,
+    /// For `nft -f`.
+    Nft,
+    /// JSON, with owners and ends.
+    Json,
 }
 
 /// Arguments of `block flush` and `allow flush`.

@@ -37,6 +37,7 @@ const MOST_TOLD: usize = 20;
 pub fn run(session: &Session, action: Action, command: &EntryCommand) -> Result<Exit> {
     match command {
         EntryCommand::Add(args) => add(session, action, args),
+        EntryCommand::Import(args) => super::import::run(session, action, args),
         EntryCommand::Del(args) => del(session, action, args),
         EntryCommand::List => list(session, action),
         EntryCommand::Flush(args) => flush(session, action, args),
@@ -64,6 +65,7 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
     }
 
     let mut control = session.open()?;
+    refuse_list(&control, &owner)?;
     let now = monotonic_now();
     let hold = Hold {
         owner,
@@ -101,7 +103,7 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
 }
 
 /// An owner that a command may act for.
-fn owner(text: &str) -> Result<Owner> {
+pub(super) fn owner(text: &str) -> Result<Owner> {
     let owner = Owner::parse(text)?;
     if owner.is_canary() {
         bail!(UsageError("`canary` holds what proves that the filter works, and nobody acts for it".into()));
@@ -109,8 +111,20 @@ fn owner(text: &str) -> Result<Owner> {
     Ok(owner)
 }
 
+/// Refuses to act for a list that there is: what it holds is for its generations to say.
+fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
+    let is_there = control.store().is_ok_and(|store| store.view().list(owner).is_some());
+    if is_there {
+        bail!(UsageError(format!(
+            "`{}` is a list: `filter-ctl list` changes what it holds, and `filter-ctl never add` keeps it from blocking",
+            owner.as_str()
+        )));
+    }
+    Ok(())
+}
+
 /// What others hold of the prefixes that a change was about.
-fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
+pub(super) fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
     for view in views(&others[..others.len().min(MOST_TOLD)], now) {
         let (prefix, owner) = (view.prefix, &view.owner);
         session.out.note(&format!("note: {prefix} is {how} held by {owner}, {}", output::lifetime(&view)));
@@ -121,7 +135,7 @@ fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
 }
 
 /// Entries one by one if they are few, otherwise their number.
-fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
+pub(super) fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
     if entries.len() > MOST_TOLD {
         return session.out.line(&format!(
             "{what}: {} {} entries",
@@ -140,11 +154,11 @@ fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: D
     Ok(())
 }
 
-fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
+pub(super) fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
     entries.iter().map(|entry| EntryView::new(entry, now)).collect()
 }
 
-fn refuse_dangers(session: &Session, action: Action, prefixes: &[Prefix]) -> Result<()> {
+pub(super) fn refuse_dangers(session: &Session, action: Action, prefixes: &[Prefix]) -> Result<()> {
     let addresses = host::network::addresses()?;
     let mut ssh_peers = host::ssh::peers()?;
     ssh_peers.extend(&session.ssh_peers);
@@ -159,7 +173,7 @@ fn refuse_dangers(session: &Session, action: Action, prefixes: &[Prefix]) -> Res
 }
 
 /// Why an entry may not do what the operator thinks.
-fn warnings(control: &Control, action: Action, prefixes: &[Prefix]) -> Result<Vec<String>> {
+pub(super) fn warnings(control: &Control, action: Action, prefixes: &[Prefix]) -> Result<Vec<String>> {
     let filter = control.filter();
     let mut warnings = Vec::new();
     if action == Action::Block {
@@ -242,6 +256,9 @@ fn del(session: &Session, action: Action, args: &DelArgs) -> Result<Exit> {
     let prefixes = read_prefixes(session, &args.prefixes, args.mask)?;
     let whose = if args.any_owner { Whose::All } else { Whose::Of(owner(&args.owner)?) };
     let mut control = session.open()?;
+    if let Whose::Of(owner) = &whose {
+        refuse_list(&control, owner)?;
+    }
     let keys: Vec<Key> = prefixes.iter().map(|prefix| Key { action, prefix: *prefix }).collect();
     let effect = control.change(Change::Release { keys, whose })?;
 
@@ -370,6 +387,9 @@ fn list(session: &Session, action: Action) -> Result<Exit> {
 fn flush(session: &Session, action: Action, args: &FlushArgs) -> Result<Exit> {
     let whose = args.owner.as_deref().map(owner).transpose()?;
     let mut control = session.open()?;
+    if let Some(owner) = &whose {
+        refuse_list(&control, owner)?;
+    }
     let canaries = canary_keys();
     let keys = control.filter().prefixes(action)?.into_iter().map(|prefix| Key { action, prefix });
     let keys = keys.filter(|key| !canaries.contains(key)).collect();
@@ -398,7 +418,7 @@ fn flush(session: &Session, action: Action, args: &FlushArgs) -> Result<Exit> {
 
 /// The prefixes of a command line, `-` standing for those on standard input. All are checked, so that one run
 /// tells all that is wrong.
-fn read_prefixes(session: &Session, arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
+pub(super) fn read_prefixes(session: &Session, arguments: &[String], mask: bool) -> Result<Vec<Prefix>> {
     let mut prefixes = Vec::new();
     for argument in arguments {
         if argument == STDIN {

@@ -3,10 +3,14 @@
 mod audit;
 mod entries;
 mod explain;
+mod export;
 mod history;
+mod import;
+mod list;
 mod load;
 mod malformed;
 mod metrics;
+mod never;
 mod repair;
 mod resize;
 mod restore;
@@ -68,6 +72,9 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Status => status::run(session),
         Command::Block(command) => entries::run(session, Action::Block, command),
         Command::Allow(command) => entries::run(session, Action::Allow, command),
+        Command::List(command) => list::run(session, command),
+        Command::Never(command) => never::run(session, command),
+        Command::Export(args) => export::run(session, args),
         Command::Stats(args) => stats::run(session, args),
         Command::History(args) => history::run(session, args),
         Command::Show(args) => show::run(session, args),

@@ -10,6 +10,7 @@
 //! - They agree, and the sums of what they hold differ: somebody else wrote there. That is told, and `repair` mends it.
 
 mod change;
+mod hits;
 mod interfaces;
 mod lists;
 mod reconcile;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
+pub use self::hits::{EntryHits, ListHits};
 pub use self::interfaces::Loading;
 pub use self::lists::ListChange;
 pub use self::repair::{Repaired, repair};

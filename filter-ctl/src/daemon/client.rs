@@ -12,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
-use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand};
+use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand, ListCommand, NeverCommand};
 use crate::exit::Exit;
 use crate::host::ssh;
 use crate::kernel::program::build;
@@ -48,6 +48,7 @@ pub fn kind_of(command: &Command) -> Kind {
     match command {
         Command::Block(EntryCommand::List) | Command::Allow(EntryCommand::List) => Kind::Look,
         Command::Block(EntryCommand::Add(args)) if args.force => Kind::Change,
+        Command::Block(EntryCommand::Import(_)) | Command::Allow(EntryCommand::Import(_)) => Kind::Own,
         Command::Block(_) => Kind::Block,
         Command::Allow(_) | Command::Load(_) | Command::Resize(_) => Kind::Change,
         // It must work whatever becomes of the daemon.
@@ -62,6 +63,11 @@ pub fn kind_of(command: &Command) -> Kind {
         // These must work while the daemon doesn't, or are of another build than it.
         Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
         Command::Completions { .. } => Kind::Own,
+        Command::List(ListCommand::Ls | ListCommand::Show { .. }) => Kind::Look,
+        Command::Never(NeverCommand::List) | Command::Export(_) => Kind::Look,
+        // They take long, show how far they are, or read a file with the daemon's rights.
+        Command::List(_) => Kind::Own,
+        Command::Never(_) => Kind::Change,
     }
 }
 
@@ -193,6 +199,7 @@ pub fn takes_input(command: &Command) -> bool {
     let prefixes = match command {
         Command::Block(EntryCommand::Add(args)) | Command::Allow(EntryCommand::Add(args)) => &args.prefixes,
         Command::Block(EntryCommand::Del(args)) | Command::Allow(EntryCommand::Del(args)) => &args.prefixes,
+        Command::Never(NeverCommand::Add { prefixes, .. } | NeverCommand::Del { prefixes, .. }) => prefixes,
         _ => return false,
     };
     prefixes.iter().any(|prefix| prefix == "-")

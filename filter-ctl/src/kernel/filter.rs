@@ -303,6 +303,17 @@ impl Filter {
         counted.collect()
     }
 
+    /// What each entry has counted since it was made, by key and in the order of keys: without what else is known of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to look at them.
+    pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
+        self.map_for(self.len())?;
+        let entries = self.table.entries();
+        Ok(entries.filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry)))))
+    }
+
     /// The loaded interfaces, as the kernel has them.
     ///
     /// # Errors
