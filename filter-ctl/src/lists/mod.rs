@@ -1,7 +1,9 @@
 //! Lists of prefixes that others publish: formats, one file each, and what all formats share. Pure: reads bytes that may be
-//! hostile, knows neither network nor store.
+//! hostile, knows neither network nor store. The exception is [`worker`], the process in which all that happens.
 
 pub mod block;
+pub mod format;
 pub mod holes;
 pub mod items;
 pub mod reading;
+pub mod worker;
