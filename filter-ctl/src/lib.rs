@@ -36,9 +36,13 @@ use crate::host::users;
 use crate::output::Output;
 use crate::store::{Actor, Via};
 
-/// Parses the command line, runs it, and tells what went wrong.
+/// Parses the command line, runs it, and tells what went wrong. Is this process the child that reads lists, it does that.
 #[must_use]
 pub fn main() -> ExitCode {
+    // A child that gives up its privileges, before anything else is done with them.
+    if let Some(exit) = lists::worker::entry(std::env::args_os()) {
+        return exit;
+    }
     let parsed = cli::definition().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,

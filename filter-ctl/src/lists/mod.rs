@@ -1,5 +1,5 @@
 //! Lists of prefixes that others publish: formats, one file each, what all formats share, and what a list must keep to.
-//! Pure: reads bytes that may be hostile, knows neither network nor store.
+//! Pure, but for `worker`, the child that fetches and reads them: bytes may be hostile. Knows neither kernel nor store.
 
 pub mod block;
 pub mod format;
@@ -8,3 +8,4 @@ pub mod holes;
 pub mod items;
 pub mod reading;
 pub mod settings;
+pub mod worker;
