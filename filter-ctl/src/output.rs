@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
@@ -390,12 +390,20 @@ impl HoldView {
     }
 }
 
-fn left(expires_in_s: Option<u32>) -> String {
+/// The time that is left, in words.
+pub fn left(expires_in_s: Option<u32>) -> String {
     match expires_in_s {
         None => "-".into(),
         Some(0) => "expired".into(),
         Some(left) => span(left),
     }
+}
+
+/// A second since 1970 as RFC 3339; what no clock showed is cut to the nearest that one could.
+pub fn wall_time(at_s: i64) -> String {
+    const LAST: u64 = 253_402_300_799; // the end of the year 9999
+    let at = Duration::from_secs(u64::try_from(at_s).unwrap_or(0).min(LAST));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + at).to_string()
 }
 
 /// Beginning and end as people and programs read them.

@@ -1,7 +1,5 @@
 //! `audit`: who changed what, and when.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use anyhow::Result;
 use comfy_table::Cell;
 use serde::Serialize;
@@ -26,7 +24,7 @@ struct Line {
 
 pub fn run(session: &Session, args: &AuditArgs) -> Result<Exit> {
     let lines = Store::open(&session.global.state_directory())?.audit(args.last)?;
-    let changes = lines.into_iter().map(|audited| Line { at: rfc3339(audited.at_s), audited });
+    let changes = lines.into_iter().map(|audited| Line { at: output::wall_time(audited.at_s), audited });
     let report = Report { changes: changes.collect() };
     if session.global.json {
         session.out.json(report)?;
@@ -48,11 +46,4 @@ pub fn run(session: &Session, args: &AuditArgs) -> Result<Exit> {
     }
     session.out.print_table(&table)?;
     Ok(Exit::Done)
-}
-
-/// A second since 1970 as RFC 3339; what no clock showed is cut to the nearest that one could.
-fn rfc3339(at_s: i64) -> String {
-    const LAST: u64 = 253_402_300_799; // the end of the year 9999
-    let at = Duration::from_secs(u64::try_from(at_s).unwrap_or(0).min(LAST));
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + at).to_string()
 }

@@ -312,7 +312,16 @@ impl Control {
         Ok(())
     }
 
-    /// The store, which must be usable: lists are nowhere else.
+    /// The store, to be read by who can't do without: lists are nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read.
+    pub fn readable_store(&self) -> Result<&Store> {
+        self.store.as_ref().map_err(|unusable| anyhow!("{unusable}; lists are kept there"))
+    }
+
+    /// The store, which must be writable.
     fn durable_store(&self) -> Result<&Store> {
         match (&self.store, &self.unwritable) {
             (Ok(store), None) => Ok(store),

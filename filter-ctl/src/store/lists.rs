@@ -420,6 +420,20 @@ impl Store {
         Ok(Some(Cursor::new(blocks, view, list.clone(), Bounds::All)?))
     }
 
+    /// What the never-block set takes out of a list.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read.
+    pub fn holed(&self, list: &InForce) -> Result<Holed> {
+        let side = Some(Side { list, blocks: None });
+        let Some(mut cursor) = self.cursor(side, &self.view)? else { return Ok(Holed::default()) };
+        while cursor.head().is_some() {
+            cursor.advance()?;
+        }
+        Ok(cursor.holed)
+    }
+
     /// The number that the next generation of a list will have.
     ///
     /// # Errors

@@ -10,10 +10,18 @@ use super::reading::Reading;
 use crate::policy::Prefix;
 
 /// A format of lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// An address or prefix a line; a comment from `#` or `;`.
     Plain,
+}
+
+impl Format {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        "plain"
+    }
 }
 
 /// How a list is read.
