@@ -22,7 +22,7 @@ use crate::lists::reading::Refused;
 use crate::lists::settings::{Settings, Source, owner_of};
 use crate::lists::worker::{self, Answer, Failure, Job, Limits, List, Progress};
 use crate::never;
-use crate::store::{Found, Generation, Listed, NewGeneration, Trouble, wall_now_s};
+use crate::store::{Found, Generation, Listed, Never, NewGeneration, Trouble, wall_now_s};
 
 /// Time that a child has to fetch and read a list, beside the transfer: of four million lines it takes seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
@@ -270,10 +270,13 @@ impl Caller<'_> {
             return Err(NotTaken { refused, ..NotTaken::new(name, first.name(), why, in_force) }.into());
         }
         updated.overridden = broken.iter().map(ToString::to_string).collect();
-        if !asked.is_dry {
-            updated.warnings.extend(apply_never(&mut control, self.ssh_peers)?);
+        let (never, warnings) = never_now(&control, self.ssh_peers)?;
+        updated.warnings.extend(warnings);
+        let dry = asked.is_dry.then_some(never.as_slice());
+        if dry.is_none() {
+            control.set_never(&never)?;
         }
-        let change = control.take_list(name, settings, &new, asked.is_dry)?;
+        let change = control.take_list(name, settings, &new, dry)?;
         let is_same = in_force.is_some() && change.is_empty();
         updated.outcome = match (asked.is_dry, is_same) {
             (true, _) => Outcome::Dry,
@@ -281,6 +284,10 @@ impl Caller<'_> {
             (false, false) => Outcome::Taken,
         };
         if is_same && !asked.is_dry {
+            // Who asks for an update wants the list to follow its source again.
+            if let Some(number) = in_force.filter(|_| listed.is_some_and(|listed| listed.is_held)) {
+                control.force_generation(name, number, false)?;
+            }
             note_success(&control, name, Some(settings))?;
         }
         updated.found = Some(new.found);
@@ -334,17 +341,15 @@ fn note_success(control: &Control, name: &str, settings: Option<&Settings>) -> R
     store.note_check(name, None)
 }
 
-/// Brings the never-block set to what this host has and needs now. Returns what could not be seen.
+/// The never-block set as it is to be now, and what could not be seen.
 ///
 /// # Errors
 ///
-/// As [`Control::set_never`].
-pub fn apply_never(control: &mut Control, ssh_peers: &[IpAddr]) -> Result<Vec<String>> {
+/// If the store can't be read.
+pub fn never_now(control: &Control, ssh_peers: &[IpAddr]) -> Result<(Vec<Never>, Vec<String>)> {
     let (seen, warnings) = never::observed(ssh_peers);
-    let Ok(store) = control.store() else { return Ok(warnings) };
-    let merged = never::merged(&store.never()?, &seen, monotonic_now_s());
-    control.set_never(&merged)?;
-    Ok(warnings)
+    let stored = control.readable_store()?.never()?;
+    Ok((never::merged(&stored, &seen, monotonic_now_s()), warnings))
 }
 
 /// The prefixes of a generation that are too short; refused where there are more than fit in any table.

@@ -17,6 +17,10 @@ const LINGER: Duration = Duration::from_secs(8 * 3600);
 /// RFC 3927, RFC 4291 (sections 2.5.3 and 2.5.6).
 const LOCAL: [&str; 4] = ["127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10"];
 
+/// Networks that are private, and everywhere else bogons: RFC 1918, RFC 6598, RFC 4193. Who has an address there is managed
+/// from there as a rule, by colleagues who are not connected at the moment.
+const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+
 /// Files that name resolvers: the one that all programs read, and the servers behind systemd's own resolver.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
@@ -26,8 +30,11 @@ const LARGEST: u64 = 64 << 10;
 /// What this host has and needs now; and what could not be seen. `ssh_peers` are known beside those that this process sees.
 pub fn observed(ssh_peers: &[IpAddr]) -> (Vec<(Prefix, NeverKind)>, Vec<String>) {
     let mut warnings = Vec::new();
-    let local = LOCAL.iter().filter_map(|text| Prefix::parse(text, false).ok());
-    let mut seen: Vec<(Prefix, NeverKind)> = local.map(|prefix| (prefix, NeverKind::Local)).collect();
+    let prefixes = |texts: &[&str]| -> Vec<Prefix> {
+        texts.iter().filter_map(|text| Prefix::parse(text, false).ok()).collect()
+    };
+    let mut seen: Vec<(Prefix, NeverKind)> =
+        prefixes(&LOCAL).into_iter().map(|prefix| (prefix, NeverKind::Local)).collect();
     let mut add = |addresses: Vec<IpAddr>, kind| {
         seen.extend(addresses.into_iter().map(|address| (Prefix::host(address), kind)));
     };
@@ -44,6 +51,12 @@ pub fn observed(ssh_peers: &[IpAddr]) -> (Vec<(Prefix, NeverKind)>, Vec<String>)
         Err(error) => warnings.push(format!("who is connected by SSH can't be told: {error:#}")),
     }
     add(ssh_peers.to_vec(), NeverKind::SshPeer);
+    let is_ours = |private: &Prefix| {
+        let ours = seen.iter().filter(|(_, kind)| matches!(kind, NeverKind::Own | NeverKind::SshPeer));
+        ours.into_iter().any(|(address, _)| private.covers(address))
+    };
+    let private: Vec<Prefix> = prefixes(&PRIVATE).into_iter().filter(is_ours).collect();
+    seen.extend(private.into_iter().map(|prefix| (prefix, NeverKind::Private)));
     (seen, warnings)
 }
 
@@ -149,5 +162,7 @@ mod tests {
         let (seen, _) = observed(&["198.51.100.9".parse().unwrap()]);
         assert_eq!(seen.iter().filter(|(_, kind)| *kind == NeverKind::Local).count(), LOCAL.len());
         assert!(seen.contains(&(Prefix::parse("198.51.100.9", false).unwrap(), NeverKind::SshPeer)));
+        let (seen, _) = observed(&["172.31.4.5".parse().unwrap()]);
+        assert!(seen.contains(&(Prefix::parse("172.16.0.0/12", false).unwrap(), NeverKind::Private)));
     }
 }

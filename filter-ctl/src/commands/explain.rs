@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{Session, standing_warnings};
 use crate::capture;
 use crate::cli::ExplainArgs;
+use crate::control::ListHolding;
 use crate::exit::{Exit, UsageError};
 use crate::host::{monotonic_now, monotonic_now_s, whole_seconds};
 use crate::kernel::explain::{Explainer, frame_from};
@@ -35,6 +36,8 @@ struct Report {
     without_it: Option<&'static str>,
     /// All entries that cover the source, the widest first, the deciding one included.
     covering: Vec<EntryView>,
+    /// The lists that hold the source, whether or not they decide.
+    lists: Vec<ListHolding>,
     /// What was read from the headers; nothing where they can't be read.
     packet: Option<PacketView>,
     /// Length of the frame in bytes.
@@ -78,7 +81,7 @@ pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
         Ok(Packet::Ip(packet)) => Some(address(packet.source)),
         _ => None,
     };
-    let Answer { decision, entries, tolerated, hits, warnings } =
+    let Answer { decision, entries, tolerated, hits, lists, warnings } =
         if args.offline { offline(args, &frame)? } else { loaded(session, &frame, source)? };
     let now = monotonic_now();
     let by_id = |id: u32| entries.iter().find(|(known, _)| *known == id).map(|(_, entry)| entry);
@@ -98,6 +101,7 @@ pub fn run(session: &Session, args: &ExplainArgs) -> Result<Exit> {
         without_it: by_id(decision.entry)
             .map(|entry| without(entry, &entries, tolerated, &frame, now).verdict.name()),
         covering: covering.into_iter().map(|entry| EntryView::new(entry, now)).collect(),
+        lists,
         packet: parse(&frame[..]).ok().map(packet_view),
         length: frame.len(),
         warnings,
@@ -116,6 +120,7 @@ struct Answer {
     entries: Vec<(u32, Entry)>,
     tolerated: Vec<Reason>,
     hits: Option<Hits>,
+    lists: Vec<ListHolding>,
     warnings: Vec<String>,
 }
 
@@ -137,7 +142,8 @@ fn loaded(session: &Session, frame: &[u8], source: Option<IpAddr>) -> Result<Ans
         let Counter { packets, bytes } = filter.counted_of(decision.entry);
         Hits { packets, bytes }
     });
-    Ok(Answer { decision, entries, tolerated, hits, warnings: standing_warnings(&control) })
+    let lists = source.map_or_else(|| Ok(Vec::new()), |source| control.lists_holding(source))?;
+    Ok(Answer { decision, entries, tolerated, hits, lists, warnings: standing_warnings(&control) })
 }
 
 /// What would be decided if `entry` were not among those that cover the source.
@@ -185,7 +191,7 @@ fn offline(args: &ExplainArgs, frame: &[u8]) -> Result<Answer> {
         HostTables { entries: entries.iter().map(host_entry).collect(), tolerated: tolerated.clone() };
     let decision = filter(frame, &StoppedClock(0), &tables);
     let entries = (NO_ENTRY + 1..).zip(entries).collect();
-    Ok(Answer { decision, entries, tolerated, hits: None, warnings: Vec::new() })
+    Ok(Answer { decision, entries, tolerated, hits: None, lists: Vec::new(), warnings: Vec::new() })
 }
 
 /// The fault of this name.
@@ -287,6 +293,11 @@ fn print(session: &Session, report: &Report) -> Result<()> {
     let deciding = report.entry.as_ref().map(|entry| (entry.action, entry.prefix));
     for entry in report.covering.iter().filter(|entry| Some((entry.action, entry.prefix)) != deciding) {
         session.out.line(&format!("  also covered by {}", described(entry)))?;
+    }
+    for ListHolding { list, action, prefix, comment, hole } in &report.lists {
+        let said = comment.as_ref().map_or(String::new(), |comment| format!(": {comment}"));
+        let but = hole.map_or(String::new(), |hole| format!("; but no list may block {hole}"));
+        session.out.line(&format!("  in the list {list}, to {} {prefix}{said}{but}", action.name()))?;
     }
     session.out.line(&format!(
         "  {} bytes: {}",

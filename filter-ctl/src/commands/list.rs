@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Session, exit_of, reported, standing_warnings};
 use crate::cli::{ListAddArgs, ListCommand, ListUpdateArgs};
-use crate::control::{Control, EntryHits, ListChange, ListHits};
+use crate::control::{Control, EntryHits, HoledPrefix, ListChange, ListHits};
 use crate::exit::{Exit, NoSuchList, UsageError};
 use crate::feeds::{Asked, Caller, NotTaken, Outcome, Updated, read_url};
 use crate::lists::guards::Bounds;
@@ -229,14 +229,22 @@ fn tell_prefixes(session: &Session, what: &str, first: &[Prefix], number: u64) -
 
 /// Says what was taken out of a list.
 fn tell_holes(session: &Session, name: &str, change: &ListChange) {
-    for (prefix, hole) in change.first_holed.iter().take(MOST_TOLD) {
-        let how = if hole.covers(prefix) { "is left out for" } else { "has a hole for" };
-        session.out.note(&format!("note: {prefix} of {name} {how} {hole}, which no list may block"));
+    for HoledPrefix { prefix, holes } in change.first_holed.iter().take(MOST_TOLD) {
+        let how = match holes.as_slice() {
+            [hole] if hole == prefix => "is left out: no list may block it".to_owned(),
+            [hole] if hole.covers(prefix) => format!("is left out: no list may block {hole}"),
+            holes => format!("has holes, since no list may block {}", joined(holes)),
+        };
+        session.out.note(&format!("note: {prefix} of {name} {how}"));
     }
     let more = change.holed.saturating_sub(change.first_holed.len().min(MOST_TOLD) as u64);
     if more > 0 {
         session.out.note(&format!("and {} more prefixes of {name} have holes", output::grouped(more)));
     }
+}
+
+fn joined(prefixes: &[Prefix]) -> String {
+    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Says which places of a list that was not taken are no entries.
@@ -375,8 +383,8 @@ struct Details {
     bounds: Bounds,
     generations: Vec<Generation>,
     top: Vec<TopEntry>,
-    /// Prefixes of the list from which something is left out, each with the first such prefix.
-    holed: Vec<(Prefix, Prefix)>,
+    /// The first prefixes of the list from which something is left out.
+    holed: Vec<HoledPrefix>,
     holed_number: u64,
     warnings: Vec<String>,
 }
@@ -408,8 +416,8 @@ fn show(session: &Session, name: &str, top: usize) -> Result<Exit> {
         bounds: listed.settings.bounds,
         generations: store.generations(&listed)?,
         top: busiest.iter().map(entry).collect::<Result<_>>()?,
-        holed: holed.first.into_iter().take(MOST_TOLD).collect(),
         holed_number: holed.number as u64,
+        holed: HoledPrefix::of(holed).into_iter().take(MOST_TOLD).collect(),
         warnings: standing_warnings(&control),
     };
     drop(control);
@@ -478,8 +486,8 @@ fn print(session: &Session, details: &Details) -> Result<()> {
     if !details.holed.is_empty() {
         out.line("\nleft out, since no list may block it:")?;
         let mut table = out.table(&["of", "left out"], &[]);
-        for (prefix, hole) in &details.holed {
-            table.add_row([Cell::new(prefix), Cell::new(hole)]);
+        for HoledPrefix { prefix, holes } in &details.holed {
+            table.add_row([prefix.to_string(), joined(holes)]);
         }
         out.print_table(&table)?;
         let more = details.holed_number.saturating_sub(details.holed.len() as u64);

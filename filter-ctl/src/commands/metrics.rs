@@ -12,9 +12,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Session;
+use crate::control::Control;
 use crate::daemon::state::DaemonState;
 use crate::exit::Exit;
 use crate::kernel::interface::State;
+use crate::lists::settings::owner_of;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Decided {
@@ -36,6 +38,11 @@ struct OfFamily {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfEvent {
     event: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfList {
+    list: String,
 }
 
 type Counters<L> = Family<L, Counter<u64, AtomicU64>>;
@@ -82,6 +89,7 @@ pub fn run(session: &Session) -> Result<Exit> {
         "Whether the kernel's tables differ from the store",
         control.drift().is_some().into(),
     );
+    lists(&mut registry, &control)?;
     drop(control);
 
     let socket = session.global.socket_path();
@@ -112,6 +120,42 @@ pub fn run(session: &Session) -> Result<Exit> {
     encode(&mut text, &registry).context("could not write the figures as text")?;
     session.out.raw_line(text.trim_end())?;
     Ok(Exit::Done)
+}
+
+/// What lists hold, did, and how old they are.
+fn lists(registry: &mut Registry, control: &Control) -> Result<()> {
+    let Ok(store) = control.store() else { return Ok(()) };
+    let listed = store.lists()?;
+    if listed.is_empty() {
+        return Ok(());
+    }
+    let [entries, generation, checked] = [(); 3].map(|()| Family::<OfList, Gauge>::default());
+    let [packets, bytes, failures] = [(); 3].map(|()| Counters::<OfList>::default());
+    let hits = control.list_hits(0)?;
+    for list in &listed {
+        let label = OfList { list: list.name.clone() };
+        let generations = store.generations(list)?;
+        let in_force = generations.iter().find(|kept| Some(kept.number) == list.generation);
+        let number = in_force.map_or(0, |kept| i64::try_from(kept.entries).unwrap_or(i64::MAX));
+        entries.get_or_create(&label).set(number);
+        generation.get_or_create(&label).set(list.generation.unwrap_or(0));
+        checked.get_or_create(&label).set(list.checked_s.unwrap_or(0));
+        failures.get_or_create(&label).inc_by(list.troubles);
+        let owner = owner_of(&list.name)?;
+        if let Some((_, hits)) = hits.iter().find(|(of, _)| *of == owner) {
+            packets.get_or_create(&label).inc_by(hits.packets);
+            bytes.get_or_create(&label).inc_by(hits.bytes);
+        }
+    }
+    registry.register("list_entries", "Prefixes of the generation in force", entries);
+    registry.register("list_generation", "The generation in force; zero if none is", generation);
+    let help = "When the list was last found up to date, in seconds since 1970";
+    registry.register("list_last_success_timestamp_seconds", help, checked);
+    let help = "Times that the list could not be fetched or read, or was out of bounds";
+    registry.register("list_failures", help, failures);
+    registry.register("list_packets", "Frames from addresses that the list holds, decided by entries", packets);
+    registry.register_with_unit("list_size", "Lengths of these frames", Unit::Bytes, bytes);
+    Ok(())
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {

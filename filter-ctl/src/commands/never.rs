@@ -9,9 +9,8 @@ use serde::Serialize;
 use super::entries::read_prefixes;
 use super::{Session, exit_of, reported};
 use crate::cli::NeverCommand;
-use crate::control::Control;
 use crate::exit::Exit;
-use crate::feeds::apply_never;
+use crate::feeds::never_now;
 use crate::host::{monotonic_now, monotonic_now_s};
 use crate::never::{merged, observed};
 use crate::output::{self, left};
@@ -60,8 +59,7 @@ pub fn run(session: &Session, command: &NeverCommand) -> Result<Exit> {
 /// Adds prefixes with a reason, or removes them where there is none.
 fn change(session: &Session, prefixes: &[Prefix], reason: Option<&str>) -> Result<Exit> {
     let mut control = session.open()?;
-    let mut warnings = apply_never(&mut control, &session.ssh_peers)?;
-    let mut never = stored(&control)?;
+    let mut never = control.readable_store()?.never()?;
     let is_operators = |never: &Never| never.kind == NeverKind::Operator;
     let before: BTreeSet<Prefix> =
         never.iter().filter(|never| is_operators(never)).map(|never| never.prefix).collect();
@@ -75,8 +73,7 @@ fn change(session: &Session, prefixes: &[Prefix], reason: Option<&str>) -> Resul
         }));
     }
     // What an operator lets go of may be this host's own all the same.
-    let (seen, unseen) = observed(&session.ssh_peers);
-    warnings.extend(unseen);
+    let (seen, mut warnings) = observed(&session.ssh_peers);
     let never = merged(&never, &seen, monotonic_now_s());
     let entries_changed = control.set_never(&never)?;
     let is_there = |prefix: &&Prefix| before.contains(*prefix);
@@ -122,15 +119,10 @@ fn change(session: &Session, prefixes: &[Prefix], reason: Option<&str>) -> Resul
     reported(told(), exit)
 }
 
-fn stored(control: &Control) -> Result<Vec<Never>> {
-    control.store().map_or_else(|_| Ok(Vec::new()), |store| store.never())
-}
-
 fn list(session: &Session) -> Result<Exit> {
     let control = session.open()?;
-    let stored = stored(&control)?;
-    let (seen, mut warnings) = observed(&session.ssh_peers);
-    let all = merged(&stored, &seen, monotonic_now_s());
+    let stored = control.readable_store()?.never()?;
+    let (all, mut warnings) = never_now(&control, &session.ssh_peers)?;
     warnings.extend(control.warnings());
     drop(control);
     let now = monotonic_now();

@@ -1,6 +1,8 @@
 //! Lists: a generation takes the place of another, and the never-block set that of the one before. What changes is gone over
 //! in the order of keys, from both generations and all others who hold something, and never held in memory as a whole.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result, anyhow, bail};
 use filter_common::abi::Counter;
 use filter_common::prefix::Family;
@@ -16,7 +18,7 @@ use crate::kernel::filter::{PartlyApplied, digest};
 use crate::lists::holes::Holes;
 use crate::lists::settings::{Settings, owner_of};
 use crate::plan::{Target, fits};
-use crate::policy::{Action, Entry, Key, Prefix};
+use crate::policy::{Action, Entry, Key, Owner, Prefix};
 use crate::store::{
     Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
 };
@@ -27,6 +29,37 @@ const AT_ONCE: usize = 1 << 18;
 
 /// Prefixes that a change names; of more the rest is counted.
 const MOST_NAMED: usize = 20;
+
+/// A prefix of a list from which the never-block set took something out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HoledPrefix {
+    /// As the list has it.
+    pub prefix: Prefix,
+    /// The first of what was taken out; the prefix itself, or a wider one, if nothing is left of it.
+    pub holes: Vec<Prefix>,
+}
+
+impl HoledPrefix {
+    /// Those of a list.
+    pub fn of(holed: Holed) -> Vec<Self> {
+        holed.first.into_iter().map(|(prefix, holes)| Self { prefix, holes }).collect()
+    }
+}
+
+/// A list that holds an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListHolding {
+    /// Its name.
+    pub list: String,
+    /// What its entries do.
+    pub action: Action,
+    /// The narrowest of its prefixes that covers the address.
+    pub prefix: Prefix,
+    /// What it says of that prefix.
+    pub comment: Option<String>,
+    /// Of the never-block set what keeps the list from blocking the address.
+    pub hole: Option<Prefix>,
+}
 
 /// What a change of a list comes to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -49,8 +82,8 @@ pub struct ListChange {
     pub first_removed: Vec<Prefix>,
     /// Prefixes of the list from which the never-block set took something out.
     pub holed: u64,
-    /// The first of these, each with what was taken out.
-    pub first_holed: Vec<(Prefix, Prefix)>,
+    /// The first of these, each with the first of what was taken out.
+    pub first_holed: Vec<HoledPrefix>,
     /// New entries of each family that the tables need.
     #[serde(skip)]
     needed: [u32; 2],
@@ -151,7 +184,7 @@ impl Sides<'_> {
             }
             Ok(())
         })?;
-        (change.holed, change.first_holed) = (holed.number as u64, holed.first);
+        (change.holed, change.first_holed) = (holed.number as u64, HoledPrefix::of(holed));
         Ok(change)
     }
 
@@ -185,8 +218,8 @@ impl Sides<'_> {
 }
 
 impl Control {
-    /// Takes a new generation of a list, which may be new itself, and puts it in force. All or nothing. A dry run only says
-    /// what it would come to.
+    /// Takes a new generation of a list, which may be new itself, and puts it in force. All or nothing. With `dry` it is
+    /// only said what that would come to, if this were the never-block set.
     ///
     /// # Errors
     ///
@@ -197,7 +230,7 @@ impl Control {
         name: &str,
         settings: &Settings,
         new: &NewGeneration,
-        is_dry: bool,
+        dry: Option<&[Never]>,
     ) -> Result<ListChange> {
         let now_s = self.expire()?;
         let owner = owner_of(name)?;
@@ -209,7 +242,10 @@ impl Control {
             old: view.list(&owner).cloned(),
             new: Some(list),
             blocks: Some(&new.blocks),
-            others: view.without(&owner),
+            others: match dry {
+                Some(never) => view.without(&owner).with_holes(holes_of(never)),
+                None => view.without(&owner),
+            },
         };
         let old = sides.old.as_ref().map(|old| old.generation);
         let writes = [ListWrite::Take { name, settings, new, base_s: now_s }];
@@ -217,7 +253,7 @@ impl Control {
             ListWrite::Force { name, generation: old, is_held: false },
             ListWrite::Drop { name, generation: next },
         ];
-        self.replace(name, &sides, &writes, &undo, is_dry)
+        self.replace(name, &sides, &writes, &undo, dry.is_some())
     }
 
     /// Puts another generation of a list in force, and holds it there.
@@ -267,6 +303,29 @@ impl Control {
         Ok(change)
     }
 
+    /// The lists that hold an address, whether or not they decide about it, with the narrowest prefix of each.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be read.
+    pub fn lists_holding(&self, address: IpAddr) -> Result<Vec<ListHolding>> {
+        let Ok(store) = &self.store else { return Ok(Vec::new()) };
+        let (host, view) = (Prefix::host(address), store.view());
+        let mut holding = Vec::new();
+        for list in &view.lists {
+            let Some((prefix, comment)) = store.said(list, &host)? else { continue };
+            let hole = view.holes.overlapping(&host).first().filter(|_| list.action == Action::Block);
+            holding.push(ListHolding {
+                list: list.owner.as_str().trim_start_matches(Owner::LIST).to_owned(),
+                action: list.action,
+                prefix,
+                comment: Some(comment).filter(|comment| !comment.is_empty()),
+                hole: hole.copied(),
+            });
+        }
+        Ok(holding)
+    }
+
     fn replace(
         &mut self,
         name: &str,
@@ -280,7 +339,8 @@ impl Control {
         for (family, needed) in [Family::V4, Family::V6].into_iter().zip(change.needed) {
             fits(family, self.filter.room(family), needed)?;
         }
-        if is_dry {
+        let is_same = change.is_empty() && sides.old.is_some() && sides.new.is_some();
+        if is_dry || is_same && sides.blocks.is_some() {
             return Ok(change);
         }
         let record = self.author.record(change.record(name));
@@ -344,8 +404,7 @@ impl Control {
             return Ok(0);
         }
         let view = store.view();
-        let holes: Holes = never.iter().map(|never| never.prefix).collect();
-        let after = view.with_holes(holes);
+        let after = view.with_holes(holes_of(never));
         let keys = touched(store, view, &after)?;
         let mut draft = Draft::default();
         let (held, holds) = (held_in(store, view, &keys)?, held_in(store, &after, &keys)?);
@@ -361,6 +420,10 @@ impl Control {
         self.commit(draft, &Intent { lists: &lists, cleared_s: Some(now_s), ..Intent::of(&record) })?;
         Ok(changed)
     }
+}
+
+fn holes_of(never: &[Never]) -> Holes {
+    never.iter().map(|never| never.prefix).collect()
 }
 
 /// The keys of lists that may change where other holes are punched: what remains, in either case, of each prefix that one

@@ -28,7 +28,7 @@ use serde_json::json;
 
 pub use self::hits::{EntryHits, ListHits};
 pub use self::interfaces::Loading;
-pub use self::lists::ListChange;
+pub use self::lists::{HoledPrefix, ListChange, ListHolding};
 pub use self::repair::{Repaired, repair};
 pub use self::restore::{Restored, restore};
 pub use self::unload::{Unloading, unload};

@@ -128,6 +128,8 @@ kinds! {
     InterfaceFiltered, "interface_filtered", Info, "An interface is filtered from now on.";
     InterfaceGone, "interface_gone", Warning, "The device of a filtered interface is gone.";
     InterfaceLost, "interface_lost", Alarm, "An interface is there and not filtered, though it should be.";
+    ListTaken, "list_taken", Info, "A new generation of a list is in force.";
+    ListRefused, "list_refused", Warning, "A list could not be fetched or read, or is out of bounds; the generation before stays in force.";
     HookFailed, "hook_failed", Warning, "A hook was not told of an event. No hook is told of this.";
 }
 

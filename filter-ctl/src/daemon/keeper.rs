@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use super::Config;
 use super::event::{Event, EventKind};
 use super::hooks::Hooks;
+use super::lists::Told;
 use super::log::Log;
 use super::state::DaemonState;
 use crate::control::{self, Author, Control, Finding, Place};
@@ -58,6 +59,10 @@ struct Memory {
     /// The store's change that its copy has.
     copied: Option<u64>,
     last_proof: Instant,
+    /// How often each list failed, as it was told; nothing before it was looked for the first time.
+    failures: Option<Told>,
+    /// Why lists can't be looked at, as it was told.
+    lists_trouble: Option<String>,
 }
 
 impl Keeper {
@@ -91,6 +96,8 @@ impl Keeper {
                 filtered: BTreeSet::new(),
                 copied: None,
                 last_proof: Instant::now(),
+                failures: None,
+                lists_trouble: None,
             }),
         })
     }
@@ -99,7 +106,25 @@ impl Keeper {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn author(&self, what: &str) -> Author {
+    /// Where the filter lies.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Notes how often each list failed. Returns what was noted before.
+    pub(super) fn swap_told(&self, failures: Told) -> Option<Told> {
+        self.memory().failures.replace(failures)
+    }
+
+    /// Tells why lists can't be looked at, once.
+    pub(super) fn found_of_lists(&self, trouble: Option<String>) {
+        let before = std::mem::replace(&mut self.memory().lists_trouble, trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| before.as_ref() != Some(trouble)) {
+            self.tell(&Event::new(EventKind::ListRefused, &trouble));
+        }
+    }
+
+    pub(super) fn author(&self, what: &str) -> Author {
         let (uid, pid) = (rustix::process::geteuid().as_raw(), std::process::id());
         let actor = Actor { uid, user: users::user_name(uid), login: None, pid, via: Via::Daemon };
         Author { actor, command: what.to_owned() }

@@ -9,6 +9,7 @@ pub mod event;
 mod follow;
 pub mod hooks;
 mod keeper;
+mod lists;
 pub mod log;
 pub mod protocol;
 mod server;
@@ -35,6 +36,9 @@ use crate::control::Place;
 
 /// Time between two samples of the history.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a list is to be fetched: the shortest schedule is a minute.
+const LISTS: Duration = Duration::from_secs(5);
 
 /// How long netlink's news are gathered before they are looked at: a device that appears makes a dozen of them.
 const GATHER: Duration = Duration::from_millis(50);
@@ -110,6 +114,17 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
             }
         }
     });
+    let refreshing = tokio::spawn({
+        let keeper = Arc::clone(&keeper);
+        let mut lists = interval(LISTS);
+        lists.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        async move {
+            loop {
+                lists.tick().await;
+                on_thread(&keeper, Keeper::refresh_lists).await;
+            }
+        }
+    });
     loop {
         tokio::select! {
             _ = proofs.tick() => on_thread(&keeper, Keeper::prove).await,
@@ -132,6 +147,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     notify(&[NotifyState::Stopping]);
     watch.abort();
     sampling.abort();
+    refreshing.abort();
     // What would be connected to next is nobody.
     let _ = fs::remove_file(&config.socket);
     Ok(())

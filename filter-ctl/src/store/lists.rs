@@ -170,6 +170,9 @@ pub struct Never {
 pub enum NeverKind {
     /// Loopback or link-local addresses, which every host has.
     Local,
+    /// A private network (RFC 1918, RFC 6598, RFC 4193) that this host has an address in: lists of bogons hold them, and
+    /// here they are none.
+    Private,
     /// An address of this host.
     Own,
     /// The next hop of a default route.
@@ -184,13 +187,14 @@ pub enum NeverKind {
 
 impl NeverKind {
     /// All kinds, in the order of their numbers in the store.
-    pub const ALL: [Self; 6] =
-        [Self::Local, Self::Own, Self::Gateway, Self::Resolver, Self::SshPeer, Self::Operator];
+    pub const ALL: [Self; 7] =
+        [Self::Local, Self::Private, Self::Own, Self::Gateway, Self::Resolver, Self::SshPeer, Self::Operator];
 
     /// In words.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Local => "loopback or link-local",
+            Self::Private => "a private network of this host",
             Self::Own => "an address of this host",
             Self::Gateway => "a gateway",
             Self::Resolver => "a resolver",

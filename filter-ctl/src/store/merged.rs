@@ -15,8 +15,11 @@ use crate::lists::holes::Holes;
 use crate::lists::settings::owner_of;
 use crate::policy::{Action, Deadline, Key, Owner, Prefix, ReasonText};
 
-/// Pairs of prefix and hole that are remembered; of more the rest is counted.
-const MOST_HOLED: usize = 1000;
+/// Prefixes with holes that are remembered; of more the rest is counted.
+const MOST_HOLED: usize = 100;
+
+/// Holes of one prefix that are remembered.
+const MOST_HOLES: usize = 8;
 
 /// What beside the rows of holds makes up what is wanted.
 #[derive(Clone, Debug, Default)]
@@ -249,8 +252,8 @@ pub struct Cursor<'d> {
 /// What the never-block set did to a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holed {
-    /// The first prefixes, and a hole in each.
-    pub first: Vec<(Prefix, Prefix)>,
+    /// The first prefixes, each with its first holes.
+    pub first: Vec<(Prefix, Vec<Prefix>)>,
     /// How many there are.
     pub number: usize,
     /// How many narrower entries stand in for these.
@@ -351,11 +354,11 @@ impl<'d> Cursor<'d> {
             return None;
         }
         if let Some(holes) = self.holes
-            && let [hole, ..] = holes.overlapping(&prefix)
+            && let found @ [_, ..] = holes.overlapping(&prefix)
         {
             self.holed.number += 1;
             if self.holed.first.len() < MOST_HOLED {
-                self.holed.first.push((prefix, *hole));
+                self.holed.first.push((prefix, found.iter().take(MOST_HOLES).copied().collect()));
             }
             self.split(prefix, until);
             return None;
