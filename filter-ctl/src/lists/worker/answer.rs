@@ -140,3 +140,100 @@ fn distrust(what: &str) -> Trouble {
         format!("the process that reads lists sent {what}, so nothing of it is used; please report this");
     Trouble::Failed(Failure::new(FailureKind::Distrusted, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lists::items::{Items, Said};
+
+    fn blocks(prefixes: impl IntoIterator<Item = String>) -> Vec<Vec<u8>> {
+        let mut items = Items::default();
+        prefixes
+            .into_iter()
+            .for_each(|text| items.push(Prefix::parse(&text, true).unwrap(), Said::default()));
+        block::blocks(&items.finish()).collect()
+    }
+
+    fn some(count: u32) -> Vec<Vec<u8>> {
+        blocks((0..count).map(|number| std::net::Ipv4Addr::from(number).to_string()))
+    }
+
+    fn summary(prefixes: u64) -> serde_json::Value {
+        serde_json::json!({"Read": {
+            "format": "Plain", "etag": null, "last_modified": null, "bytes": 1, "prefixes": prefixes, "entries": 1,
+            "duplicates": 0, "covered": 0, "ignored": 0, "refusals": 1,
+            "refused": [{"line": 1, "column": 1, "what": "a\u{1b}[2Jb", "why": "x\u{202e}y"}],
+            "about": {"declared": null, "made_s": null, "expires_s": null, "cut": "in\nhere\u{7}"},
+        }})
+    }
+
+    fn sent(blocks: &[Vec<u8>], end: &serde_json::Value) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        blocks.iter().for_each(|block| frame::write(&mut bytes, Kind::Block, block).unwrap());
+        frame::write(&mut bytes, Kind::End, end.to_string().as_bytes()).unwrap();
+        bytes
+    }
+
+    fn received(mut bytes: &[u8]) -> Result<Answer, Trouble> {
+        receive(&mut bytes, &mut |_| {})
+    }
+
+    fn distrusted(bytes: &[u8], why: &str) {
+        let Err(Trouble::Failed(failure)) = received(bytes) else { panic!("{why}: {:?}", received(bytes)) };
+        assert_eq!(failure.kind, FailureKind::Distrusted);
+        assert!(failure.message.contains(why), "{why}: {failure}");
+    }
+
+    #[test]
+    fn a_list_is_taken_with_texts_fit_for_a_terminal() {
+        let blocks = blocks(["192.0.2.0/24".into(), "192.0.2.7".into(), "2001:db8::/32".into()]);
+        let Ok(Answer::Read(list)) = received(&sent(&blocks, &summary(3))) else { panic!() };
+        assert_eq!(list.blocks, blocks);
+        let refused = &list.summary.refused[0];
+        assert_eq!((refused.what.as_str(), refused.why.as_str()), ("a[2Jb", "xy"));
+        assert_eq!(list.summary.about.cut.as_deref(), Some("in here"));
+    }
+
+    #[test]
+    fn whatever_is_cut_short_is_no_list() {
+        let bytes = sent(&some(5000), &summary(5000));
+        assert!(received(&bytes).is_ok());
+        for end in (0..bytes.len()).step_by(97).chain(bytes.len() - 9..bytes.len()) {
+            assert!(matches!(received(&bytes[..end]), Err(Trouble::Ended)), "{end}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let [full, rest] = <[_; 2]>::try_from(some(5000)).unwrap();
+        let (full, rest) = (&full, &rest);
+        distrusted(&sent(&[rest.clone(), full.clone()], &summary(5000)), "out of order");
+        distrusted(&sent(&[full.clone(), full.clone()], &summary(8192)), "out of order");
+        let low = some(5).remove(0);
+        distrusted(&sent(&[low, rest.clone()], &summary(909)), "not full");
+        distrusted(&sent(&[vec![4, 1, 0]], &summary(1)), "a damaged block");
+        distrusted(&sent(&[full.clone()], &summary(4095)), "other numbers");
+        distrusted(&sent(&[full.clone()], &serde_json::json!("NotModified")), "has not changed");
+        distrusted(&sent(&[], &serde_json::json!({"Read": {}})), "an end that is none");
+        let mut more = sent(&[full.clone()], &summary(4096));
+        more.extend(sent(&[], &summary(0)));
+        distrusted(&more, "more after its end");
+        distrusted(&[9, 0, 0, 0, 0], "no known kind");
+        distrusted(&[2, 0xff, 0xff, 0xff, 0xff], "too long");
+        distrusted(&[3, 1, 0, 16, 0], "too long");
+        let mut header = summary(0);
+        header["Read"]["etag"] = "a\r\nX: y".into();
+        distrusted(&sent(&[], &header), "a header that is none");
+        let mut many = summary(0);
+        many["Read"]["refusals"] = 0.into();
+        distrusted(&sent(&[], &many), "more refused places");
+    }
+
+    #[test]
+    fn a_failure_of_the_child_is_fit_for_a_terminal() {
+        let end = serde_json::json!({"Failed": {"kind": "TooLarge", "message": format!("a\u{1b}[2J{}", "x".repeat(5000))}});
+        let Err(Trouble::Failed(failure)) = received(&sent(&[], &end)) else { panic!() };
+        assert_eq!(failure.kind, FailureKind::TooLarge);
+        assert!(failure.message.starts_with("a[2Jx") && failure.message.len() <= 1000);
+    }
+}

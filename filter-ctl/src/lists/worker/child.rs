@@ -48,13 +48,18 @@ fn work(place: Place, out: &mut dyn Write) -> Result<End, Failure> {
     })?;
     let mut input = io::stdin().lock();
     let job = read_job(&mut input)?;
+    carry_out(&job, input, out)
+}
+
+/// Does the job. `input` is the file, if it is one.
+pub fn carry_out(job: &Job, input: impl io::Read, out: &mut dyn Write) -> Result<End, Failure> {
     let progress = Sender { out: RefCell::new(out), last: Cell::new(Instant::now()), bytes: Cell::new(0) };
     let count = |bytes, total| progress.send(Progress { bytes, total });
     let fault = Fault::default();
     let (mut summary, list) = match &job.source {
         Source::Stdin => {
             let input = Watched::file(input, &job.limits, fault.clone(), &count);
-            read(input, &job, &fault)?
+            read(input, job, &fault)?
         }
         Source::Url { .. } => {
             let new = match fetch::open(&job.source, &job.limits)? {
@@ -62,7 +67,7 @@ fn work(place: Place, out: &mut dyn Write) -> Result<End, Failure> {
                 Fetched::New(new) => new,
             };
             let body = Watched::body(new.body, new.length, &job.limits, fault.clone(), &count);
-            let (mut summary, list) = read(body, &job, &fault)?;
+            let (mut summary, list) = read(body, job, &fault)?;
             (summary.etag, summary.last_modified) = (new.etag, new.last_modified);
             (summary, list)
         }
@@ -138,7 +143,7 @@ fn check_size(list: &Sorted) -> Result<(), Failure> {
 }
 
 /// Sends the end, with as many refused places as fit.
-fn send_end(out: &mut dyn Write, mut end: End) -> io::Result<()> {
+pub fn send_end(out: &mut dyn Write, mut end: End) -> io::Result<()> {
     let mut payload = serde_json::to_vec(&end)?;
     while payload.len() > frame::LARGEST_END
         && let End::Read(summary) = &mut end

@@ -94,7 +94,7 @@ pub fn close(place: Place) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("PR_SET_PDEATHSIG")?;
     ensure!(getppid() == parent, "the parent is gone");
     walls.restrict_self().context("Landlock")?;
-    filter_calls(place).context("seccomp; a unit needs SystemCallFilter=@sandbox for it")?;
+    filter_calls(place).context("seccomp; a unit needs SystemCallFilter=seccomp for it")?;
     verify(place)
 }
 

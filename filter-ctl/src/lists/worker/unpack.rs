@@ -128,3 +128,70 @@ impl Read for Text<'_> {
         Ok(came)
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    pub fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(text: &[u8]) -> Vec<u8> {
+        zstd::encode_all(text, 1).unwrap()
+    }
+
+    fn unpacked(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        let fault = Fault::default();
+        let mut all = Vec::new();
+        let read = text(bytes, &Limits { text: 1 << 20, ..Limits::default() }, &fault)?.read_to_end(&mut all);
+        fault.check()?;
+        read.unwrap();
+        Ok(all)
+    }
+
+    #[test]
+    fn what_was_packed_comes_back() {
+        for text in [&b""[..], b"a", b"192.0.2.1\n", &[b'x'; 200_000]] {
+            assert_eq!(unpacked(text).unwrap(), text);
+            assert_eq!(unpacked(&gzip(text)).unwrap(), text);
+            assert_eq!(unpacked(&zstd(text)).unwrap(), text);
+            assert_eq!(unpacked(&[gzip(text), gzip(text)].concat()).unwrap(), text.repeat(2));
+            assert_eq!(unpacked(&[zstd(text), zstd(text)].concat()).unwrap(), text.repeat(2));
+        }
+    }
+
+    #[test]
+    fn bombs_cuts_and_strangers_are_told() {
+        use FailureKind::{CutShort, Packed, TooLarge};
+        let zeros = vec![0; 8 << 20];
+        let long: Vec<u8> = (0..9999u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let mut damaged = gzip(&long);
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        // A frame with a window of 2 GiB, and an empty block (RFC 8878, 3.1.1).
+        let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0];
+        for (bytes, kind, why) in [
+            (gzip(&zeros), TooLarge, "bytes of text"),
+            (zstd(&zeros), TooLarge, "bytes of text"),
+            (zeros.clone(), TooLarge, "bytes of text"),
+            (gzip(&long)[..20_000].to_vec(), CutShort, "middle"),
+            (zstd(&long)[..20_000].to_vec(), CutShort, "middle"),
+            (gzip(b"a")[..12].to_vec(), CutShort, "middle"),
+            (damaged, Packed, "can't be unpacked"),
+            (window.to_vec(), Packed, "memory"),
+            (gzip(&gzip(b"a")), Packed, "twice"),
+            (zstd(&gzip(b"a")), Packed, "twice"),
+            (b"PK\x03\x04....".to_vec(), Packed, "zip archive"),
+            (b"\xfd7zXZ\0...".to_vec(), Packed, "xz"),
+        ] {
+            let failure = unpacked(&bytes).unwrap_err();
+            assert_eq!(failure.kind, kind, "{failure}");
+            assert!(failure.message.contains(why), "{failure}");
+        }
+    }
+}
