@@ -140,7 +140,7 @@ mod tests {
             ("198.51.100.9/32".into(), NeverKind::SshPeer, 120),
             ("203.0.113.0/24".into(), NeverKind::Operator, u32::MAX),
         ]);
-        assert_eq!(self::merged(&merged, &seen, 200), merged, "nothing to be written");
+        assert_eq!(self::merged(&merged, &seen, 110), merged, "nothing to be written");
         let later = self::merged(&merged, &seen, 30_000);
         assert_eq!(shown(&later)[0].2, 58_800, "renewed before it ends");
     }

@@ -1,5 +1,6 @@
 //! The validated desired state: prefixes, actions, deadlines, entries. Knows nothing of the kernel.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use filter_common::FOREVER;
 use filter_common::abi;
 use filter_common::packet::Address;
 use filter_common::prefix::{self, Family, OWNER_LENGTH, REASON_LENGTH, Step, words_of};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
@@ -22,8 +23,34 @@ const LONGEST_PREFIX_TEXT: usize = 64;
 const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// An IPv4 or IPv6 prefix with host bits zero. IPv4-mapped IPv6 does not occur: it is IPv4.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// The order is by family, address and length, so that a prefix comes directly before those it covers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix(IpNet);
+
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // As numbers: lists of millions are merged by this.
+        match (self.0, other.0) {
+            (IpNet::V4(this), IpNet::V4(other)) => {
+                let rank = |net: Ipv4Net| u64::from(net.addr().to_bits()) << 8 | u64::from(net.prefix_len());
+                rank(this).cmp(&rank(other))
+            }
+            (IpNet::V6(this), IpNet::V6(other)) => {
+                let rank = |net: Ipv6Net| (net.addr().to_bits(), net.prefix_len());
+                rank(this).cmp(&rank(other))
+            }
+            (IpNet::V4(_), IpNet::V6(_)) => Ordering::Less,
+            (IpNet::V6(_), IpNet::V4(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text is not a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -97,7 +124,11 @@ impl Prefix {
 
     /// The prefix of a network, or `None` where host bits are set or it is an IPv4-mapped one.
     pub fn of_network(net: IpNet) -> Option<Self> {
-        (net == net.trunc() && net == unmapped(net)).then_some(Self(net))
+        let is_network = match net {
+            IpNet::V4(v4) => v4.addr().to_bits() & v4.hostmask().to_bits() == 0,
+            IpNet::V6(v6) => v6.addr().to_bits() & v6.hostmask().to_bits() == 0,
+        };
+        (is_network && net == unmapped(net)).then_some(Self(net))
     }
 
     /// The prefix that holds `address` alone.
@@ -138,9 +169,16 @@ impl Prefix {
 
     /// Whether every address of `other` is in this prefix.
     pub fn covers(&self, other: &Self) -> bool {
+        if self.prefix_len() > other.prefix_len() {
+            return false;
+        }
         match (self.0, other.0) {
-            (IpNet::V4(this), IpNet::V4(other)) => this.contains(&other),
-            (IpNet::V6(this), IpNet::V6(other)) => this.contains(&other),
+            (IpNet::V4(this), IpNet::V4(other)) => {
+                (this.addr().to_bits() ^ other.addr().to_bits()) & this.netmask().to_bits() == 0
+            }
+            (IpNet::V6(this), IpNet::V6(other)) => {
+                (this.addr().to_bits() ^ other.addr().to_bits()) & this.netmask().to_bits() == 0
+            }
             _ => false,
         }
     }

@@ -48,7 +48,7 @@ impl Level {
             ],
             Self::Kernel => &[&["--package", "filter-tests", "--test", "kernel"]],
             Self::Wire => &[
-                &["--package", "filter-tests", "--test", "wire", "--test", "cli", "--test", "lists_worker"],
+                &["--package", "filter-tests", "--test", "wire", "--test", "cli", "--test", "lists_worker", "--test", "lists"],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
             ],

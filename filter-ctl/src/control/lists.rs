@@ -127,13 +127,12 @@ impl Sides<'_> {
     /// What is enforced for a key before and after.
     fn of(&self, compared: &Compared<'_>) -> [Option<Entry>; 2] {
         [(&self.old, compared.old), (&self.new, compared.new)].map(|(list, until)| {
-            let hold = list.as_ref().zip(until).map(|(list, until)| list.hold(until));
-            match (hold, compared.others) {
-                (hold, []) => hold.map(|hold| hold.entry(compared.key)),
+            match (list.as_ref().zip(until), compared.others) {
+                (held, []) => held.map(|(list, until)| list.entry(compared.key, until)),
                 (None, others) => enforced(compared.key, others),
-                (Some(hold), others) => {
+                (Some((list, until)), others) => {
                     let mut holds: Vec<Hold> = others.to_vec();
-                    holds.push(hold);
+                    holds.push(list.hold(until));
                     enforced(compared.key, &holds)
                 }
             }
@@ -190,8 +189,8 @@ impl Sides<'_> {
 
     /// Writes what changes into the tables, or where `is_undone` takes it back. What is to be there comes first: so each
     /// address meets its old verdict or its new one, and never a gap between two prefixes that cover it.
-    fn enforce(&self, store: &Store, filter: &mut Filter, is_undone: bool) -> Result<()> {
-        for pass in [Pass::There, Pass::Gone] {
+    fn enforce(&self, store: &Store, filter: &mut Filter, passes: &[Pass], is_undone: bool) -> Result<()> {
+        for pass in passes {
             let mut targets = Vec::new();
             self.compare(store, |compared| {
                 if compared.old == compared.new {
@@ -199,7 +198,7 @@ impl Sides<'_> {
                 }
                 let [before, after] = self.of(&compared);
                 let (from, to) = if is_undone { (after, before) } else { (before, after) };
-                match (pass, from, to) {
+                match (*pass, from, to) {
                     (Pass::There, from, Some(to)) if from.as_ref() != Some(&to) => targets.push(Target::There(to)),
                     (Pass::Gone, Some(from), None) => targets.push(Target::Gone(from.key)),
                     _ => return Ok(()),
@@ -351,8 +350,14 @@ impl Control {
         self.write_down(&Intent { lists: &lists, digest: change.digest, ..Intent::of(&record) });
         self.durable_store()?;
         let Self { filter, store: Ok(store), .. } = &mut *self else { bail!(PartlyApplied("the store is gone".into())) };
-        if let Err(error) = sides.enforce(store, filter, false) {
-            let undone = sides.enforce(store, filter, true).and_then(|()| self.take_lists_back(&change, undo, &record));
+        // Most often a list only grows, or all of it goes.
+        let passes = match (change.added + change.changed + change.still_held > 0, change.removed > 0) {
+            (true, true) => &[Pass::There, Pass::Gone][..],
+            (true, false) => &[Pass::There],
+            (false, _) => &[Pass::Gone],
+        };
+        if let Err(error) = sides.enforce(store, filter, passes, false) {
+            let undone = sides.enforce(store, filter, &[Pass::There, Pass::Gone], true).and_then(|()| self.take_lists_back(&change, undo, &record));
             return Err(undone.err().map_or_else(
                 || error.context("the list is as it was"),
                 |undo| PartlyApplied(format!("{undo:#}")).into(),

@@ -21,7 +21,19 @@ impl Holes {
 
     /// The holes that `prefix` shares addresses with: the one that covers it, or all that lie in it.
     pub fn overlapping(&self, prefix: &Prefix) -> &[Prefix] {
-        let first = self.0.partition_point(|hole| hole < prefix);
+        self.overlapping_after(self.0.partition_point(|hole| hole < prefix), prefix)
+    }
+
+    /// The same, for prefixes that come in their order. `passed` is zero at first, and belongs to these.
+    pub fn overlapping_from(&self, passed: &mut usize, prefix: &Prefix) -> &[Prefix] {
+        while self.0.get(*passed).is_some_and(|hole| hole < prefix) {
+            *passed += 1;
+        }
+        self.overlapping_after(*passed, prefix)
+    }
+
+    /// `first` is the first hole that does not come before `prefix`.
+    fn overlapping_after(&self, first: usize, prefix: &Prefix) -> &[Prefix] {
         if first > 0 && self.0[first - 1].covers(prefix) {
             return &self.0[first - 1..first];
         }
@@ -100,7 +112,12 @@ mod tests {
             };
             let of = net(of);
             let holes: Vec<Prefix> = holes.into_iter().map(net).collect();
-            let parts = holes.iter().copied().collect::<Holes>().parts_of(of);
+            let punched = holes.iter().copied().collect::<Holes>();
+            let mut passed = 0;
+            for before in [net((0, 24)), of] {
+                prop_assert_eq!(punched.overlapping_from(&mut passed, &before), punched.overlapping(&before));
+            }
+            let parts = punched.parts_of(of);
             prop_assert!(parts.is_sorted());
             for low in 0..256 {
                 let address = net((low, 32));

@@ -466,13 +466,8 @@ impl Store {
             )
             .optional()?;
         let base_s = base_s.with_context(|| format!("there is no generation {generation} of {}", list.name))?;
-        Ok(InForce {
-            id: list.id,
-            generation,
-            owner: owner_of(&list.name)?,
-            action: list.settings.action,
-            base_s: base_s + self.shift_s,
-        })
+        let owner = owner_of(&list.name)?;
+        Ok(InForce::of(list.id, generation, owner, list.settings.action, base_s + self.shift_s))
     }
 
     /// Writes down that a list was found as it is, or why it could not be brought up to date. No change to what is wanted.

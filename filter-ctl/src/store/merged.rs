@@ -2,6 +2,7 @@
 //! blocks, with the never-block set taken out of those that block. Read in the order of keys, a block at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 use rusqlite::{Connection, OptionalExtension as _, Rows};
@@ -13,7 +14,7 @@ use crate::kernel::filter::digest as digest_of;
 use crate::lists::block::{self, Block, LARGEST};
 use crate::lists::holes::Holes;
 use crate::lists::settings::owner_of;
-use crate::policy::{Action, Deadline, Key, Owner, Prefix, ReasonText};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 
 /// Prefixes with holes that are remembered; of more the rest is counted.
 const MOST_HOLED: usize = 100;
@@ -47,23 +48,35 @@ pub struct InForce {
     pub action: Action,
     /// When it was taken in, in seconds of CLOCK_MONOTONIC.
     pub base_s: i64,
+    /// What each hold says, made once.
+    reason: ReasonText,
+    creator: Arc<str>,
 }
 
 impl InForce {
+    pub(super) fn of(id: i64, generation: i64, owner: Owner, action: Action, base_s: i64) -> Self {
+        Self { id, generation, owner, action, base_s, reason: ReasonText::default(), creator: "".into() }
+    }
+
     /// A generation that is not in the store yet.
     pub fn new(owner: Owner, generation: i64, action: Action, base_s: i64) -> Self {
-        Self { id: 0, generation, owner, action, base_s }
+        Self::of(0, generation, owner, action, base_s)
     }
 
     /// What the list holds, until when.
     pub fn hold(&self, until: Deadline) -> Hold {
         Hold {
             owner: self.owner.clone(),
-            reason: ReasonText::default(),
-            creator: "".into(),
+            reason: self.reason.clone(),
+            creator: Arc::clone(&self.creator),
             created_s: self.base_s,
             until,
         }
+    }
+
+    /// The entry that the list alone makes.
+    pub fn entry(&self, key: Key, until: Deadline) -> Entry {
+        Entry { key, until, created_s: self.base_s, owner: self.owner.clone(), reason: self.reason.clone() }
     }
 }
 
@@ -83,13 +96,7 @@ impl View {
             let base_s: i64 = row.get(4)?;
             let action = Action::from_number(action).filter(|_| BELIEVED_S.contains(&base_s));
             let action = action.ok_or_else(|| Damaged(format!("the list {name}")))?;
-            lists.push(InForce {
-                id: row.get(0)?,
-                generation: row.get(1)?,
-                owner,
-                action,
-                base_s: base_s + shift_s,
-            });
+            lists.push(InForce::of(row.get(0)?, row.get(1)?, owner, action, base_s + shift_s));
         }
         let mut statement = db.prepare_cached("SELECT prefix FROM never")?;
         let mut rows = statement.query([])?;
@@ -242,6 +249,8 @@ pub struct Cursor<'d> {
     at: Option<Vec<u8>>,
     next_given: usize,
     is_at_end: bool,
+    /// Holes that come before what was taken last.
+    holes_passed: usize,
     /// What remains of prefixes with holes, which comes later in the order than these.
     parts: BTreeMap<Prefix, Deadline>,
     head: Option<(Key, Deadline)>,
@@ -290,6 +299,7 @@ impl<'d> Cursor<'d> {
             at: None,
             next_given: 0,
             is_at_end: false,
+            holes_passed: 0,
             parts: BTreeMap::new(),
             head: None,
             holed: Holed::default(),
@@ -354,7 +364,7 @@ impl<'d> Cursor<'d> {
             return None;
         }
         if let Some(holes) = self.holes
-            && let found @ [_, ..] = holes.overlapping(&prefix)
+            && let found @ [_, ..] = holes.overlapping_from(&mut self.holes_passed, &prefix)
         {
             self.holed.number += 1;
             if self.holed.first.len() < MOST_HOLED {
@@ -363,7 +373,7 @@ impl<'d> Cursor<'d> {
             self.split(prefix, until);
             return None;
         }
-        let same = self.parts.remove(&prefix);
+        let same = if self.parts.is_empty() { None } else { self.parts.remove(&prefix) };
         Some(same.map_or(until, |part| Deadline::max(part, until)))
     }
 

@@ -6,6 +6,7 @@ mod clean;
 mod commands;
 mod drops;
 mod filling;
+mod lists;
 mod lookups;
 mod machine;
 mod peers;
@@ -34,7 +35,7 @@ struct Args {
     /// 100,000 prefixes in place of a million, and fewer cycles: to see whether all works
     #[arg(long)]
     quick: bool,
-    /// Only these parts: A look-ups, B drop rates, C clean packets, D changes
+    /// Only these parts: A look-ups, B drop rates, C clean packets, D changes, E lists
     #[arg(long, value_delimiter = ',', value_name = "PART", ignore_case = true)]
     only: Vec<Part>,
     /// Where the table goes
@@ -56,6 +57,8 @@ pub enum Part {
     C,
     /// Filling and commands.
     D,
+    /// Lists.
+    E,
 }
 
 /// Measures a part.
@@ -93,6 +96,10 @@ impl Extent {
 }
 
 fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(lists::PARSER) {
+        return lists::parser_alone(&arguments.next().unwrap_or_default());
+    }
     let args = Args::parse();
     ensure!(
         std::env::var_os("FILTER_CTL").is_some(),
@@ -103,7 +110,7 @@ fn main() -> Result<()> {
     // At the start: sources may change while the bench runs.
     let machine = Machine::this();
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
-    let parts: [(Part, Work); 4] = [
+    let parts: [(Part, Work); 5] = [
         (Part::A, lookups::measure),
         (Part::B, drops::measure),
         (Part::C, clean::measure),
@@ -111,6 +118,7 @@ fn main() -> Result<()> {
             filling::measure(results, extent);
             commands::measure(results, extent);
         }),
+        (Part::E, lists::measure),
     ];
     for (part, measure) in parts {
         if wanted(part) {

@@ -13,11 +13,12 @@ use crate::machine::Machine;
 use crate::results::{Measure, Point, Results, median, spread};
 
 /// Titles of the parts.
-const PARTS: [(char, &str); 4] = [
+const PARTS: [(char, &str); 5] = [
     ('A', "A. What a look-up adds, by test-run"),
     ('B', "B. Frames dropped on one CPU, over veth"),
     ('C', "C. What clean packets cost"),
     ('D', "D. Filling and changing"),
+    ('E', "E. Lists"),
 ];
 
 /// Writes all three.

@@ -1,0 +1,455 @@
+//! Lists: taken, held to their bounds, overlapping, rolled back, killed in the middle; and what no list may block. Needs
+//! root.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use filter_tests::kernel_side::test_run;
+use filter_tests::lab::{Finished, Host, eventually, fails};
+use serde_json::Value;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// How often a command is killed, each time at another moment.
+const ROUNDS: u32 = 40;
+
+/// A host that filters `flt0`, in tables of the default size or larger ones.
+fn filtering(arguments: &[&str]) -> Host {
+    let host = Host::new("server").unwrap();
+    host.ip("link add flt0 type veth peer name flt1").unwrap();
+    host.ctl(&[&["load", "flt0"], arguments].concat()).done();
+    host
+}
+
+/// A file that goes with the test.
+struct Feed(PathBuf);
+
+impl Feed {
+    fn new(text: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let feed = Self(std::env::temp_dir().join(format!("filter-feed-{}-{number}", std::process::id())));
+        feed.write(text);
+        feed
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).unwrap();
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Lines of addresses from 198.18.0.0 on, of RFC 2544's network for tests.
+fn addresses(numbers: impl IntoIterator<Item = u32>) -> String {
+    let address = |number: u32| std::net::Ipv4Addr::from(0xc612_0000 + number).to_string();
+    numbers.into_iter().map(|number| address(number) + "\n").collect()
+}
+
+fn add(host: &Host, name: &str, feed: &Feed, more: &[&str]) -> Finished {
+    host.ctl(&[&["list", "add", name, "--file", feed.path()], more].concat())
+}
+
+/// What `explain` says: the verdict, and the lists that hold the address.
+fn explained(host: &Host, address: &str) -> (String, Vec<String>) {
+    let said = host.ctl(&["explain", address, "--json"]).done().json();
+    let lists = said["lists"].as_array().unwrap().iter().map(|list| list["list"].as_str().unwrap().to_owned());
+    (said["verdict"].as_str().unwrap().to_owned(), lists.collect())
+}
+
+fn verdict(host: &Host, address: &str) -> String {
+    explained(host, address).0
+}
+
+fn action(host: &Host, source: &str) -> u32 {
+    let frame = filter_ctl::kernel::explain::frame_from(source.parse().unwrap());
+    host.run(|| test_run("flt0", &frame)).unwrap()
+}
+
+fn shown(host: &Host, name: &str) -> Value {
+    host.ctl(&["list", "show", name, "--json"]).done().json()
+}
+
+#[track_caller]
+fn all_is_well(host: &Host) {
+    let verified = host.ctl(&["verify"]);
+    assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
+}
+
+/// Added, unchanged, removed.
+fn numbers(report: &Value) -> [u64; 3] {
+    ["added", "unchanged", "removed"].map(|name| report["lists"][0]["change"][name].as_u64().unwrap())
+}
+
+#[test]
+fn a_list_is_taken_updated_rolled_back_and_removed() {
+    let host = filtering(&[]);
+    let feed = Feed::new("# two\n203.0.113.0/24 # scanner\n198.51.100.7\n");
+    let added = add(&host, "scan", &feed, &["--json"]).done().json();
+    assert_eq!(numbers(&added), [2, 0, 0]);
+    assert_eq!(explained(&host, "203.0.113.9"), ("drop".into(), vec!["scan".into()]));
+
+    feed.write("203.0.113.0/24\n2001:db8:bad::/48\n2001:db8:bad::/48\n2001:db8:bad:1::/64\n");
+    let dry = host.ctl(&["list", "update", "scan", "--dry-run", "--json"]).done().json();
+    assert_eq!((numbers(&dry), verdict(&host, "198.51.100.7")), ([2, 1, 1], "drop".into()));
+    let updated = host.ctl(&["list", "update", "scan", "--json"]).done().json();
+    assert_eq!(numbers(&updated), [2, 1, 1]);
+    let found = &updated["lists"][0]["found"];
+    assert_eq!([&found["duplicates"], &found["covered"], &found["refused"]], [1, 1, 0]);
+    assert_eq!([verdict(&host, "198.51.100.7"), verdict(&host, "2001:db8:bad::1")], ["pass", "drop"]);
+    let again = host.ctl(&["list", "update", "--json"]).done().json();
+    assert_eq!(again["lists"][0]["outcome"], "unchanged");
+    assert_eq!(shown(&host, "scan")["generation"], 2);
+
+    host.ctl(&["list", "rollback", "scan"]).done();
+    assert_eq!([verdict(&host, "198.51.100.7"), verdict(&host, "2001:db8:bad::1")], ["drop", "pass"]);
+    assert_eq!((shown(&host, "scan")["generation"].clone(), shown(&host, "scan")["held"].clone()), (1.into(), true.into()));
+    fails(&host.ctl(&["list", "rollback", "scan"]), 1, &["no such generation", "1, 2"]);
+    // Back from back.
+    host.ctl(&["list", "rollback", "scan", "--to", "2"]).done();
+    assert_eq!([verdict(&host, "198.51.100.7"), verdict(&host, "2001:db8:bad::1")], ["pass", "drop"]);
+    host.ctl(&["list", "update", "scan"]).done();
+    assert_eq!(shown(&host, "scan")["held"], false);
+    all_is_well(&host);
+
+    host.ctl(&["list", "remove", "scan"]).done();
+    assert_eq!([verdict(&host, "203.0.113.9"), verdict(&host, "2001:db8:bad::1")], ["pass", "pass"]);
+    fails(&host.ctl(&["list", "remove", "scan"]), 5, &["no list `scan`", "list ls"]);
+    fails(&host.ctl(&["list", "show", "scan"]), 5, &["no list `scan`"]);
+    all_is_well(&host);
+}
+
+#[test]
+fn what_holds_a_prefix_keeps_it_when_another_lets_go() {
+    let host = filtering(&[]);
+    let (wide, narrow) = (Feed::new("203.0.113.0/24\n"), Feed::new("203.0.113.64/26\n203.0.113.0/24\n198.51.100.1\n"));
+    add(&host, "wide", &wide, &[]).done();
+    add(&host, "narrow", &narrow, &[]).done();
+    host.ctl(&["block", "add", "203.0.113.64/26", "--ttl", "1h", "--reason", "flood"]).done();
+    assert_eq!(explained(&host, "203.0.113.70").1, ["narrow", "wide"]);
+    let holders = host.ctl(&["show", "203.0.113.64/26", "--json"]).done().json();
+    let owners: Vec<_> = holders["decides"]["holders"].as_array().unwrap().iter().map(|h| h["owner"].clone()).collect();
+    assert_eq!(owners, ["list:narrow", "manual"]);
+
+    // The inner goes, and the outer still covers it.
+    host.ctl(&["list", "remove", "narrow"]).done();
+    assert_eq!([verdict(&host, "203.0.113.70"), verdict(&host, "198.51.100.1")], ["drop", "pass"]);
+    // The outer goes, and the inner is still held.
+    host.ctl(&["list", "remove", "wide"]).done();
+    assert_eq!([verdict(&host, "203.0.113.70"), verdict(&host, "203.0.113.1")], ["drop", "pass"]);
+    all_is_well(&host);
+    add(&host, "narrow", &narrow, &[]).done();
+    host.ctl(&["block", "del", "203.0.113.64/26"]).done();
+    assert_eq!(verdict(&host, "203.0.113.70"), "drop");
+
+    // What a list holds nobody lets go for it.
+    let kept = host.ctl(&["block", "del", "203.0.113.0/24", "--any-owner"]);
+    assert_eq!(kept.code, Some(5), "{kept:?}");
+    assert_eq!(verdict(&host, "203.0.113.1"), "drop");
+    fails(&host.ctl(&["block", "del", "203.0.113.0/24", "--owner", "list:narrow"]), 2, &["is a list"]);
+    fails(&host.ctl(&["block", "add", "203.0.113.9", "--owner", "list:narrow"]), 2, &["is a list"]);
+    host.ctl(&["block", "flush"]).done();
+    assert_eq!(verdict(&host, "203.0.113.1"), "drop");
+    all_is_well(&host);
+}
+
+#[test]
+fn ends_and_owners_are_kept_apart() {
+    let host = filtering(&[]);
+    let feed = Feed::new(
+        "create bad hash:net family inet\nadd bad 203.0.113.0/24 timeout 3\nadd bad 198.51.100.0/24 timeout 0\n",
+    );
+    add(&host, "set", &feed, &[]).done();
+    host.ctl(&["block", "add", "203.0.113.0/25", "--ttl", "1h"]).done();
+    assert_eq!([verdict(&host, "203.0.113.1"), verdict(&host, "203.0.113.200")], ["drop", "drop"]);
+    eventually("the entry of the list ends", || verdict(&host, "203.0.113.200") == "pass").unwrap();
+    assert_eq!([verdict(&host, "203.0.113.1"), verdict(&host, "198.51.100.1")], ["drop", "drop"]);
+    // Cleared away by the next change, on both sides.
+    host.ctl(&["block", "add", "192.0.2.1"]).done();
+    all_is_well(&host);
+    let after = host.ctl(&["status", "--json"]).done().json();
+    assert_eq!(after["entries"]["expired"].as_u64().unwrap_or(0), 0, "{after}");
+}
+
+#[test]
+fn what_is_no_list_changes_nothing() {
+    let host = filtering(&[]);
+    let feed = Feed::new(&addresses(0..1000));
+    add(&host, "feed", &feed, &[]).done();
+    let html = "<!DOCTYPE html><html><body>203.0.113.1</body></html>\n";
+    let garbage = format!("{}\x00\x01\x02 binary", addresses(0..3));
+    for (text, kind, words) in [
+        (String::new(), "empty", "it is empty"),
+        ("# nothing today\n".into(), "empty", "it is empty"),
+        (html.into(), "unreadable", "HTML"),
+        (garbage, "unreadable", "binary"),
+        (addresses(0..400), "shrunk", "more than 50 % fewer"),
+        (addresses(0..2001), "grown", "more than 100 % more"),
+        (addresses(0..1000) + "0.0.0.0/0\n", "wide", "0.0.0.0/0"),
+        (addresses(0..1000) + "0.0.0.0/1\n128.0.0.0/1\n", "wide", "128.0.0.0/1"),
+        (addresses(0..1000) + &"nonsense\n".repeat(20), "not_a_list", "1001:1"),
+    ] {
+        feed.write(&text);
+        fails(&host.ctl(&["list", "update", "feed"]), 1, &[words, "generation 1 stays in force"]);
+        let overview = host.ctl(&["list", "ls", "--json"]).done().json();
+        assert_eq!(overview["lists"][0]["trouble"]["kind"], kind, "{words}");
+        assert_eq!((overview["lists"][0]["entries"].clone(), verdict(&host, "198.18.3.1")), (1000.into(), "drop".into()));
+    }
+    let metrics = host.ctl(&["metrics"]).done().stdout;
+    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 9"), "{metrics}");
+    assert!(metrics.contains("filter_list_entries{list=\"feed\"} 1000"), "{metrics}");
+
+    // Whoever means it can say so; but an empty list is never meant.
+    feed.write(&addresses(0..10));
+    host.ctl(&["list", "update", "feed", "--force"]).done();
+    assert_eq!([verdict(&host, "198.18.0.9"), verdict(&host, "198.18.3.1")], ["drop", "pass"]);
+    feed.write("");
+    fails(&host.ctl(&["list", "update", "feed", "--force"]), 1, &["empty", "list remove"]);
+    let gone = Feed::new("");
+    fails(&add(&host, "other", &gone, &[]), 1, &["empty", "nothing was changed"]);
+    assert_eq!(host.ctl(&["list", "ls", "--json"]).done().json()["lists"].as_array().unwrap().len(), 1);
+    all_is_well(&host);
+}
+
+#[test]
+fn refused_places_are_told_by_line_and_column() {
+    let host = filtering(&[]);
+    let text = addresses(0..200) + "  203.0.113.7/24 # host bits\n\n010.1.2.3\n";
+    let refused = add(&host, "feed", &Feed::new(&text), &["--max-refused", "0"]);
+    fails(&refused, 1, &["feed:201:3: `203.0.113.7/24`", "host bits", "feed:203:1: `010.1.2.3`"]);
+    let some = add(&host, "feed", &Feed::new(&text), &[]).done();
+    assert!(some.stdout.contains("200 added") && some.stdout.contains("2 refused"), "{some:?}");
+    assert!(some.stderr.contains("feed:203:1"), "{some:?}");
+    let masked = add(&host, "feed", &Feed::new(&text), &["--mask"]).done();
+    assert!(masked.stdout.contains("1 refused"), "{masked:?}");
+    for (arguments, words) in [
+        (&["list", "add", "a/b", "--file", "/dev/null"][..], "can't name a list"),
+        (&["list", "add", "a-name-that-is-far-too-long", "--file", "/dev/null"], "can't name a list"),
+        (&["list", "add", "feed"], "--url"),
+        (&["list", "add", "feed", "--file", "x", "--url", "https://example.org"], "--url"),
+        (&["list", "add", "feed", "--file", "x", "--refresh", "1s"], "1m to 30d"),
+        (&["list", "add", "feed", "--file", "x", "--max-shrink", "101"], "101"),
+    ] {
+        fails(&host.ctl(arguments), 2, &[words]);
+    }
+    fails(&host.ctl(&["list", "add", "other", "--file", "/nonexistent/feed"]), 1, &["/nonexistent/feed"]);
+    fails(&add(&host, "feed", &Feed::new(&text), &["--action", "allow"]), 2, &["feed is there"]);
+}
+
+#[test]
+fn no_list_blocks_what_this_host_has_and_needs() {
+    let host = filtering(&[]);
+    host.ip("addr add 10.9.0.1/24 dev flt0").unwrap();
+    host.ip("addr add 203.0.113.10/24 dev flt0").unwrap();
+    host.ip("link set flt0 up").unwrap();
+    host.ip("link set flt1 up").unwrap();
+    host.ip("route add default via 203.0.113.1").unwrap();
+    let level1 = Feed::new("0.0.0.0/8\n10.0.0.0/8\n127.0.0.0/8\n169.254.0.0/16\n192.168.0.0/16\n203.0.113.0/24\n224.0.0.0/3\n");
+    let dry = add(&host, "level1", &level1, &["--dry-run"]).done();
+    assert!(dry.stderr.contains("10.0.0.0/8 of level1 is left out") , "{dry:?}");
+    let taken = add(&host, "level1", &level1, &[]).done();
+    assert!(taken.stderr.contains("203.0.113.0/24 of level1 has holes, since no list may block 203.0.113.1/32, 203.0.113.10/32"), "{taken:?}");
+    for safe in ["10.9.0.7", "10.200.0.1", "127.0.0.1", "169.254.1.1", "203.0.113.1", "203.0.113.10"] {
+        assert_eq!((verdict(&host, safe), action(&host, safe)), ("pass".into(), XDP_PASS), "{safe}");
+    }
+    for blocked in ["0.1.2.3", "192.168.3.4", "203.0.113.2", "203.0.113.11", "203.0.113.255", "224.0.0.1"] {
+        assert_eq!((verdict(&host, blocked), action(&host, blocked)), ("drop".into(), XDP_DROP), "{blocked}");
+    }
+    let said = host.ctl(&["explain", "203.0.113.1"]).done().stdout;
+    assert!(said.contains("in the list level1, to block 203.0.113.0/24; but no list may block 203.0.113.1/32"), "{said}");
+    all_is_well(&host);
+
+    // An operator unblocks one address by a hole, and blocks what is in a hole by hand.
+    host.ctl(&["never", "add", "203.0.113.77", "--reason", "a customer"]).done();
+    assert_eq!([verdict(&host, "203.0.113.77"), verdict(&host, "203.0.113.76"), verdict(&host, "203.0.113.78")], ["pass", "drop", "drop"]);
+    host.ctl(&["block", "add", "203.0.113.77"]).done();
+    assert_eq!(verdict(&host, "203.0.113.77"), "drop");
+    host.ctl(&["block", "del", "203.0.113.77"]).done();
+    let never = host.ctl(&["never", "list", "--json"]).done().json();
+    let row = |prefix: &str| never["never"].as_array().unwrap().iter().find(|row| row["prefix"] == prefix).cloned();
+    assert_eq!(row("203.0.113.77/32").unwrap()["reason"], "a customer");
+    assert_eq!(row("203.0.113.1/32").unwrap()["kind"], "gateway");
+    all_is_well(&host);
+    host.ctl(&["list", "update"]).done();
+    host.ctl(&["list", "remove", "level1"]).done();
+    add(&host, "level1", &level1, &[]).done();
+    assert_eq!(verdict(&host, "203.0.113.77"), "pass", "a hole outlives the list");
+    host.ctl(&["never", "del", "203.0.113.77"]).done();
+    assert_eq!(verdict(&host, "203.0.113.77"), "drop");
+    fails(&host.ctl(&["never", "del", "203.0.113.77"]), 5, &["no operator added 203.0.113.77/32"]);
+    // What is seen can't be taken out.
+    assert_eq!(host.ctl(&["never", "del", "203.0.113.1"]).code, Some(5));
+    assert_eq!(verdict(&host, "203.0.113.1"), "pass");
+    // Allowing has no holes, and comes before all.
+    add(&host, "friends", &Feed::new("203.0.113.128/25\n"), &["--action", "allow"]).done();
+    assert_eq!([verdict(&host, "203.0.113.200"), verdict(&host, "203.0.113.2")], ["pass", "drop"]);
+    all_is_well(&host);
+}
+
+#[test]
+fn hits_are_told_by_list_and_entry() {
+    let host = filtering(&[]);
+    let wide = Feed::new("203.0.113.0/24\n");
+    add(&host, "wide", &wide, &[]).done();
+    add(&host, "narrow", &Feed::new("203.0.113.7 # the worst\n198.51.100.1\n"), &[]).done();
+    for (source, times) in [("203.0.113.7", 3), ("203.0.113.8", 2), ("198.51.100.1", 1)] {
+        (0..times).for_each(|_| assert_eq!(action(&host, source), XDP_DROP));
+    }
+    let overview = host.ctl(&["list", "ls", "--json"]).done().json();
+    let hits: BTreeMap<&str, [u64; 2]> = overview["lists"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|list| (list["name"].as_str().unwrap(), ["packets", "packets_alone"].map(|name| list[name].as_u64().unwrap())))
+        .collect();
+    assert_eq!(hits, BTreeMap::from([("narrow", [4, 1]), ("wide", [5, 2])]));
+    let narrow = shown(&host, "narrow");
+    assert_eq!((narrow["top"][0]["prefix"].as_str(), narrow["top"][0]["packets"].as_u64()), (Some("203.0.113.7/32"), Some(3)));
+    assert_eq!(narrow["top"][0]["comment"], "the worst");
+    let said = host.ctl(&["explain", "203.0.113.7"]).done().stdout;
+    assert!(said.contains("in the list narrow, to block 203.0.113.7/32: the worst") && said.contains("in the list wide"), "{said}");
+    // What an entry counted before it left the list is not forgotten.
+    wide.write("192.0.2.0/24\n");
+    host.ctl(&["list", "update", "wide"]).done();
+    assert_eq!(shown(&host, "wide")["packets"], 2);
+}
+
+#[test]
+fn no_packet_meets_a_gap_while_a_list_changes() {
+    let host = filtering(&["--max-ipv4", "100000"]);
+    // Half of the addresses one by one, or as one prefix each: what covers them changes with every update.
+    let single = addresses(0..16_384) + &addresses((0..8000).map(|number| 65_536 + number));
+    let wide = "198.18.0.0/18\n".to_owned() + &addresses((0..8000).map(|number| 73_536 + number));
+    let feed = Feed::new(&single);
+    let bounds = ["--max-growth", "1000", "--max-shrink", "100"];
+    add(&host, "feed", &feed, &bounds).done();
+    let is_over = AtomicBool::new(false);
+    let looked = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for number in (0..16_384).step_by(1021) {
+                    let source = std::net::Ipv4Addr::from(0xc612_0000 + number).to_string();
+                    assert_eq!(action(&host, &source), XDP_DROP, "{source} is in both");
+                    assert_eq!(action(&host, "203.0.113.1"), XDP_PASS, "it is in neither");
+                    looked.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        for round in 0..6 {
+            feed.write(if round % 2 == 0 { &wide } else { &single });
+            host.ctl(&["list", "update", "feed"]).done();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+    });
+    assert!(looked.load(Ordering::Relaxed) > 100);
+    all_is_well(&host);
+}
+
+#[test]
+fn killed_at_any_step_the_list_is_the_old_one_or_the_new_one() {
+    let host = filtering(&["--max-ipv4", "100000"]);
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    let (old, new) = (addresses(0..12_000), addresses(6000..18_000));
+    let feed = Feed::new(&old);
+    add(&host, "feed", &feed, &[]).done();
+    let begun = Instant::now();
+    host.ctl(&["list", "update", "feed"]).done();
+    let took = begun.elapsed();
+    let mut seen = [0u32; 2];
+    for round in 0..ROUNDS {
+        feed.write(if round % 2 == 0 { &new } else { &old });
+        let mut command = host.filter_ctl(&["list", "update", "feed"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = host.spawn(command).unwrap();
+        // From its very start until after all is done, which takes longer than finding nothing new.
+        thread::sleep(took * 3 * (round * 7 % ROUNDS) / ROUNDS);
+        let _ = child.kill();
+        child.wait().unwrap();
+        // The next command takes up what was begun.
+        let [first, last] = ["198.18.0.1", "198.18.69.1"].map(|source| verdict(&host, source));
+        let is_new = match (first.as_str(), last.as_str()) {
+            ("drop", "pass") => false,
+            ("pass", "drop") => true,
+            other => panic!("round {round}: neither the old nor the new list: {other:?}"),
+        };
+        assert_eq!([verdict(&host, "198.18.30.1"), verdict(&host, "203.0.113.7")], ["drop", "drop"], "round {round}");
+        all_is_well(&host);
+        seen[usize::from(is_new)] += 1;
+    }
+    assert!(seen.iter().all(|times| *times > 0), "{seen:?}");
+}
+
+#[test]
+fn a_list_that_does_not_fit_changes_nothing() {
+    let host = filtering(&["--max-ipv4", "1000"]);
+    add(&host, "small", &Feed::new(&addresses(0..600)), &[]).done();
+    let large = Feed::new(&addresses(500..2000));
+    fails(&add(&host, "large", &large, &[]), 1, &["resize --max-ipv4", "1400 more"]);
+    assert_eq!([verdict(&host, "198.18.0.1"), verdict(&host, "198.18.4.1")], ["drop", "pass"]);
+    assert_eq!(host.ctl(&["list", "ls", "--json"]).done().json()["lists"].as_array().unwrap().len(), 1);
+    all_is_well(&host);
+    host.ctl(&["resize", "--max-ipv4", "4000"]).done();
+    add(&host, "large", &large, &[]).done();
+    assert_eq!(verdict(&host, "198.18.4.1"), "drop");
+    all_is_well(&host);
+}
+
+#[test]
+fn lists_are_enforced_again_after_all_is_gone() {
+    let host = filtering(&[]);
+    add(&host, "feed", &Feed::new(&addresses(0..5000)), &[]).done();
+    host.ctl(&["never", "add", "198.18.0.9"]).done();
+    host.ctl(&["unload", "--all"]).done();
+    host.ctl(&["load", "flt0"]).done();
+    assert_eq!([verdict(&host, "198.18.0.8"), verdict(&host, "198.18.0.9")], ["drop", "pass"]);
+    all_is_well(&host);
+    // As a damaged store is: its copy knows the list.
+    host.ctl(&["audit"]).done();
+    let state = host.ctl(&["repair"]);
+    assert_eq!(state.code, Some(0), "{state:?}");
+    assert_eq!(verdict(&host, "198.18.0.8"), "drop");
+}
+
+#[test]
+fn entries_are_exported_for_other_programs() {
+    let host = filtering(&[]);
+    let feed = Feed::new("203.0.113.0/24\n203.0.113.64/26\n198.51.100.7\n2001:db8:bad::/48\n");
+    add(&host, "feed", &feed, &[]).done();
+    host.ctl(&["block", "add", "192.0.2.7", "--ttl", "1h"]).done();
+    let plain = host.ctl(&["export"]).done().stdout;
+    assert_eq!(plain, "192.0.2.7\n198.51.100.7\n203.0.113.0/24\n203.0.113.64/26\n2001:db8:bad::/48\n");
+    let of_list = host.ctl(&["export", "--list", "feed", "--format", "json"]).done().json();
+    assert_eq!(of_list["entries"].as_array().unwrap().len(), 4);
+    let nft = host.ctl(&["export", "--format", "nft"]).done().stdout;
+    assert!(nft.contains("203.0.113.0/24,") && !nft.contains("203.0.113.64/26"), "{nft}");
+    fails(&host.ctl(&["export", "--list", "nothing"]), 5, &["no list `nothing`"]);
+    // What goes out comes in again, from each format.
+    for format in ["plain", "ipset", "nft"] {
+        let text = host.ctl(&["export", "--format", format, "--list", "feed"]).done().stdout;
+        let copy = Feed::new(&text);
+        let back = add(&host, format, &copy, &["--json"]).done().json();
+        let entries = if format == "nft" { 3 } else { 4 };
+        assert_eq!(numbers(&back), [entries, 0, 0], "{format}: {text}");
+        assert_eq!(explained(&host, "2001:db8:bad::1").0, "drop");
+        host.ctl(&["list", "remove", format]).done();
+    }
+    all_is_well(&host);
+}
