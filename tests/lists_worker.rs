@@ -74,7 +74,8 @@ impl Waiting {
         command.args([WORD, place]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
-        eventually("the jail is closed", || field(child.id(), "Seccomp_filters").as_deref() == Some("2")).unwrap();
+        eventually("the jail is closed", || field(child.id(), "Seccomp_filters").as_deref() == Some("2"))
+            .unwrap();
         Self { child, stdin }
     }
 }
@@ -128,7 +129,8 @@ fn nothing_is_left_in_the_jail() {
 #[test]
 fn the_child_dies_with_its_parent_and_has_only_its_pipes() {
     // The shell leaves it a descriptor too many.
-    let script = format!("exec 3<&0 5</dev/null; {} {WORD} file <&3 & echo $!; wait", filter_ctl_path().display());
+    let script =
+        format!("exec 3<&0 5</dev/null; {} {WORD} file <&3 & echo $!; wait", filter_ctl_path().display());
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut shell = shell.spawn().unwrap();
@@ -179,7 +181,9 @@ fn a_list_of_two_million_stays_small() {
 #[test]
 fn a_list_is_read_and_checked() {
     let text: String = (0..20_000u32).map(|number| format!("{}\n", Ipv4Addr::from(number << 8))).collect();
-    let Answer::Read(list) = read(format!("{text}nonsense\n2001:db8::/32\n").as_bytes()).unwrap() else { panic!() };
+    let Answer::Read(list) = read(format!("{text}nonsense\n2001:db8::/32\n").as_bytes()).unwrap() else {
+        panic!()
+    };
     let entries: usize = list.blocks.iter().map(|bytes| block::decode(bytes).unwrap().items.len()).sum();
     assert_eq!((entries, list.summary.prefixes, list.summary.refusals), (20_001, 20_001, 1));
     assert_eq!(list.summary.refused[0].line, 20_001);
@@ -193,12 +197,15 @@ fn servers_and_names_are_reached_from_the_jail_and_files_are_not() {
         for stream in listener.incoming().take(2).flatten() {
             let mut stream = stream;
             let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: \"x\"\r\n\r\n192.0.2.1\n");
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: \"x\"\r\n\r\n192.0.2.1\n");
         }
     });
     for host in ["127.0.0.1", "localhost"] {
         let job = job(at(format!("http://{host}:{port}/list")));
-        let Answer::Read(list) = run_program(&filter_ctl_path(), &job, None, &mut |_| {}).unwrap() else { panic!() };
+        let Answer::Read(list) = run_program(&filter_ctl_path(), &job, None, &mut |_| {}).unwrap() else {
+            panic!()
+        };
         assert_eq!((list.summary.prefixes, list.summary.etag.as_deref()), (1, Some("\"x\"")), "{host}");
     }
     for url in ["file:///etc/passwd", "/etc/passwd"] {
@@ -208,11 +215,40 @@ fn servers_and_names_are_reached_from_the_jail_and_files_are_not() {
 }
 
 #[test]
+fn a_link_leads_to_no_file_of_root() {
+    let directory = std::env::temp_dir().join(format!("certificates-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let (real, link, secret) =
+        (directory.join("a.pem"), directory.join("b.pem"), directory.with_extension("secret"));
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let url = "https://127.0.0.1:1/";
+    let tell = || {
+        let mut command = Command::new(filter_ctl_path());
+        command.args([WORD, "url"]).env_remove("SSL_CERT_FILE").env("SSL_CERT_DIR", &directory);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let line = format!("{}\n", serde_json::to_string(&job(at(url.into()))).unwrap());
+        child.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    };
+    fs::write(&secret, certificate).unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    let with_link = tell();
+    fs::write(&real, certificate).unwrap();
+    let with_file = tell();
+    fs::remove_dir_all(&directory).unwrap();
+    fs::remove_file(&secret).unwrap();
+    assert!(with_link.contains("no root certificates"), "{with_link}");
+    assert!(with_file.contains("Unreachable"), "{with_file}");
+}
+
+#[test]
 fn hostile_lists_fail_in_words() {
     let mut small = job(Source::Stdin);
     small.limits = Limits { packed: 1000, text: 1000, ..Limits::default() };
     let long = "192.0.2.1\n".repeat(1000);
-    let failure = run_program(&filter_ctl_path(), &small, Some(file(long.as_bytes())), &mut |_| {}).unwrap_err();
+    let failure =
+        run_program(&filter_ctl_path(), &small, Some(file(long.as_bytes())), &mut |_| {}).unwrap_err();
     assert_eq!(failure.kind, FailureKind::TooLarge, "{failure}");
 
     // As on a host that has less memory than the list wants.

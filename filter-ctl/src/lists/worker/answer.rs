@@ -143,6 +143,8 @@ fn distrust(what: &str) -> Trouble {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::lists::items::{Items, Said};
 
@@ -212,10 +214,10 @@ mod tests {
         let low = some(5).remove(0);
         distrusted(&sent(&[low, rest.clone()], &summary(909)), "not full");
         distrusted(&sent(&[vec![4, 1, 0]], &summary(1)), "a damaged block");
-        distrusted(&sent(&[full.clone()], &summary(4095)), "other numbers");
-        distrusted(&sent(&[full.clone()], &serde_json::json!("NotModified")), "has not changed");
+        distrusted(&sent(slice::from_ref(full), &summary(4095)), "other numbers");
+        distrusted(&sent(slice::from_ref(full), &serde_json::json!("NotModified")), "has not changed");
         distrusted(&sent(&[], &serde_json::json!({"Read": {}})), "an end that is none");
-        let mut more = sent(&[full.clone()], &summary(4096));
+        let mut more = sent(slice::from_ref(full), &summary(4096));
         more.extend(sent(&[], &summary(0)));
         distrusted(&more, "more after its end");
         distrusted(&[9, 0, 0, 0, 0], "no known kind");

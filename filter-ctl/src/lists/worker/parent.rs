@@ -81,7 +81,7 @@ pub fn run_program(
         let answer = answer::receive(&mut BufReader::new(Timed { stdout, until }), on_progress);
         let status = running.end(if matches!(answer, Err(Trouble::Ended)) { GRACE } else { Duration::ZERO });
         stop.store(true, Ordering::Relaxed);
-        let fed = feeding.join().unwrap_or_else(|_| Ok(false));
+        let fed = feeding.join().unwrap_or(Ok(false));
         let complaints = listening.join().unwrap_or_default();
         match (answer, fed) {
             (_, Err(error)) => {
