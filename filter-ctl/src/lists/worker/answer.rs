@@ -162,7 +162,7 @@ mod tests {
 
     fn summary(prefixes: u64) -> serde_json::Value {
         serde_json::json!({"Read": {
-            "format": "Plain", "etag": null, "last_modified": null, "bytes": 1, "prefixes": prefixes, "entries": 1,
+            "format": "plain", "etag": null, "last_modified": null, "bytes": 1, "prefixes": prefixes, "entries": 1,
             "duplicates": 0, "covered": 0, "ignored": 0, "refusals": 1,
             "refused": [{"line": 1, "column": 1, "what": "a\u{1b}[2Jb", "why": "x\u{202e}y"}],
             "about": {"declared": null, "made_s": null, "expires_s": null, "cut": "in\nhere\u{7}"},
