@@ -322,6 +322,9 @@ pub struct AddArgs {
     /// Even if it would cut off this host, its gateway or an SSH session.
     #[arg(long)]
     pub force: bool,
+    /// Even if it would cut an SSH session; what would cut off this host or its gateway is refused all the same.
+    #[arg(long, conflicts_with = "force")]
+    pub cut_ssh: bool,
     /// Who holds it; each owner has a deadline and a reason of its own, and the entry stays until the last lets go.
     #[arg(long, value_name = "NAME", default_value = "manual")]
     pub owner: String,
