@@ -21,6 +21,9 @@ use crate::flood::pin;
 /// binary first: a test must never run a stale one.
 const BINARY_VARIABLE: &str = "FILTER_CTL";
 
+/// The variable with the directory of the programs that filter-ctl works with, which `cargo xtask test` fetches.
+const BRIDGES_VARIABLE: &str = "FILTER_BRIDGES";
+
 /// How long [`eventually`] waits: far beyond what anything in the lab takes, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -214,6 +217,19 @@ pub fn filter_ctl_path() -> PathBuf {
         .unwrap_or_else(|| panic!("{BINARY_VARIABLE} is not set: run these tests with `cargo xtask test`"));
     assert!(path.is_file(), "{BINARY_VARIABLE} names {}, which is no file", path.display());
     path
+}
+
+/// The root of another program's unpacked package.
+///
+/// # Panics
+///
+/// If the variable that names it is not set or the package is not there.
+pub fn bridge(package: &str) -> PathBuf {
+    let root = std::env::var_os(BRIDGES_VARIABLE).map(|root| PathBuf::from(root).join(package));
+    let root = root
+        .unwrap_or_else(|| panic!("{BRIDGES_VARIABLE} is not set: run these tests with `cargo xtask test`"));
+    assert!(root.is_dir(), "{} is not there: `cargo xtask setup`", root.display());
+    root
 }
 
 /// What a program printed and how it ended.

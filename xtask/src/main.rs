@@ -1,6 +1,7 @@
 //! `cargo xtask VERB`: everything that a contributor or CI does. Here the verbs are listed; each has a file.
 
 mod bench;
+mod bridges;
 mod ci;
 mod command;
 mod debian;

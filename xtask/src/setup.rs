@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bridges;
 use crate::command::{Run, on_path, step};
 
 /// The release whose output the budgets were measured with; another one may compile to other instructions.
@@ -24,12 +25,13 @@ const APT_LOCK: &str = "DPkg::Lock::Timeout=120";
 /// Debian's newest rustc, with `core` already built for BPF, its cargo and its clippy.
 const COMPILER_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-clippy", "libstd-rust-web-dev-bpf"];
 /// What builds filter-ctl's tests and runs them: a command that each package provides, and the package.
-const TEST_PACKAGES: [(&str, &str); 5] = [
+const TEST_PACKAGES: [(&str, &str); 6] = [
     ("cc", "gcc"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("bpftool", "bpftool"),
     ("strace", "strace"), // injects the failures of system calls that the kernel can't be made to give
+    ("/usr/bin/python3", "python3"), // runs fail2ban, which is unpacked
 ];
 /// What `vm` and `verify` need besides. The guest's busybox and kernels are not installed, but unpacked.
 const VM_PACKAGES: [(&str, &str); 1] = [("qemu-system-x86_64", "qemu-system-x86")];
@@ -78,6 +80,7 @@ pub const FROM_SOURCE: &str = "1";
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let compiler = ensure_ready(if args.no_vm { Scope::Tests } else { Scope::Vm })?;
+    bridges::ensure()?;
     let source =
         if compiler.bootstrap == PREBUILT { "with core for BPF" } else { "with the library's source" };
     eprintln!(

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::bridges;
 use crate::command::{Run, build_filter_ctl, is_root};
 use crate::setup::{self, Scope};
 
@@ -51,6 +52,7 @@ impl Level {
                 &["--package", "filter-tests", "--test", "wire", "--test", "cli", "--test", "lists_worker", "--test", "lists"],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
+                &["--package", "filter-tests", "--test", "fail2ban", "--test", "crowdsec"],
             ],
         }
     }
@@ -60,12 +62,14 @@ impl Level {
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure_ready(Scope::Tests)?;
     let filter_ctl = build_filter_ctl(&[])?;
+    let bridges = bridges::ensure()?;
     for level in Level::ALL {
         if !args.levels.is_empty() && !args.levels.contains(&level) {
             continue;
         }
         for arguments in level.runs() {
-            let mut cargo = Run::cargo().arg("test").args(*arguments).env("FILTER_CTL", &filter_ctl);
+            let mut cargo = Run::cargo().arg("test").args(*arguments);
+            cargo = cargo.env("FILTER_CTL", &filter_ctl).env(bridges::VARIABLE, &bridges);
             if level != Level::Host && !is_root() {
                 cargo = cargo.env(runner_variable()?, "sudo -E");
             }

@@ -61,7 +61,7 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
     // What is wrong with a time to live is said before anything else; it counts from when the lock is ours.
     Deadline::after(args.ttl, monotonic_now())?;
     if !args.force {
-        refuse_dangers(session, action, &prefixes)?;
+        refuse_dangers(session, action, &prefixes, args.cut_ssh)?;
     }
 
     let mut control = session.open()?;
@@ -158,10 +158,18 @@ pub(super) fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
     entries.iter().map(|entry| EntryView::new(entry, now)).collect()
 }
 
-pub(super) fn refuse_dangers(session: &Session, action: Action, prefixes: &[Prefix]) -> Result<()> {
+pub(super) fn refuse_dangers(
+    session: &Session,
+    action: Action,
+    prefixes: &[Prefix],
+    may_cut_ssh: bool,
+) -> Result<()> {
     let addresses = host::network::addresses()?;
-    let mut ssh_peers = host::ssh::peers()?;
-    ssh_peers.extend(&session.ssh_peers);
+    let mut ssh_peers = Vec::new();
+    if !may_cut_ssh {
+        ssh_peers.extend(host::ssh::peers()?);
+        ssh_peers.extend(&session.ssh_peers);
+    }
     let dangers = guard::dangers(action, prefixes, &addresses, &ssh_peers);
     if dangers.is_empty() {
         return Ok(());

@@ -47,7 +47,7 @@ pub enum Kind {
 pub fn kind_of(command: &Command) -> Kind {
     match command {
         Command::Block(EntryCommand::List) | Command::Allow(EntryCommand::List) => Kind::Look,
-        Command::Block(EntryCommand::Add(args)) if args.force => Kind::Change,
+        Command::Block(EntryCommand::Add(args)) if args.force || args.cut_ssh => Kind::Change,
         Command::Block(EntryCommand::Import(_)) | Command::Allow(EntryCommand::Import(_)) => Kind::Own,
         Command::Block(_) => Kind::Block,
         Command::Allow(_) | Command::Load(_) | Command::Resize(_) => Kind::Change,

@@ -130,6 +130,9 @@ kinds! {
     InterfaceLost, "interface_lost", Alarm, "An interface is there and not filtered, though it should be.";
     ListTaken, "list_taken", Info, "A new generation of a list is in force.";
     ListRefused, "list_refused", Warning, "A list could not be fetched or read, or is out of bounds; the generation before stays in force.";
+    CrowdsecFailed, "crowdsec_failed", Warning, "CrowdSec's decisions can't be had or enforced; what is blocked stays until its deadline.";
+    CrowdsecRecovered, "crowdsec_recovered", Info, "CrowdSec's decisions are followed again.";
+    CrowdsecSkipped, "crowdsec_skipped", Warning, "A decision of CrowdSec's is not enforced: it would cut off this host, its gateway or an SSH session, or makes no sense.";
     HookFailed, "hook_failed", Warning, "A hook was not told of an event. No hook is told of this.";
 }
 

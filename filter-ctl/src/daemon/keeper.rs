@@ -12,7 +12,7 @@ use super::event::{Event, EventKind};
 use super::hooks::Hooks;
 use super::lists::Told;
 use super::log::Log;
-use super::state::DaemonState;
+use super::state::{CrowdsecState, DaemonState};
 use crate::control::{self, Author, Control, Finding, Place};
 use crate::holds::{Change, Hold};
 use crate::host::{monotonic_now, monotonic_now_s, users};
@@ -124,6 +124,12 @@ impl Keeper {
         }
     }
 
+    /// Remembers how it goes with CrowdSec.
+    pub(super) fn note_crowdsec(&self, state: &CrowdsecState) {
+        self.memory().state.crowdsec = Some(state.clone());
+    }
+
+    /// The daemon, for the audit log, and what it does.
     pub(super) fn author(&self, what: &str) -> Author {
         let (uid, pid) = (rustix::process::geteuid().as_raw(), std::process::id());
         let actor = Actor { uid, user: users::user_name(uid), login: None, pid, via: Via::Daemon };

@@ -109,7 +109,9 @@ impl Encoder {
         bytes.push(has_lives.into());
         if has_lives {
             // One more, so that zero is for ever.
-            self.lives.iter().for_each(|ttl_s| write(&mut bytes, ttl_s.map_or(0, |ttl_s| u128::from(ttl_s) + 1)));
+            self.lives
+                .iter()
+                .for_each(|ttl_s| write(&mut bytes, ttl_s.map_or(0, |ttl_s| u128::from(ttl_s) + 1)));
         }
         write(&mut bytes, self.texts.len() as u128);
         for text in &self.texts {
@@ -262,7 +264,8 @@ mod tests {
     fn flat(blocks: &[Vec<u8>]) -> Vec<(Prefix, Option<u32>, String)> {
         let blocks = blocks.iter().map(|block| decode(block).unwrap());
         let entries = blocks.flat_map(|block| {
-            let of = |(place, item): (usize, &Item)| (item.prefix, item.ttl_s, block.comment(place).to_owned());
+            let of =
+                |(place, item): (usize, &Item)| (item.prefix, item.ttl_s, block.comment(place).to_owned());
             block.items.iter().enumerate().map(of).collect::<Vec<_>>()
         });
         entries.collect()

@@ -2,6 +2,7 @@
 //! Pure, but for `worker`, the child that fetches and reads them: bytes may be hostile. Knows neither kernel nor store.
 
 pub mod block;
+pub mod crowdsec;
 pub mod format;
 pub mod guards;
 pub mod holes;
