@@ -124,6 +124,8 @@ pub struct Wishes {
     keys: Vec<Key>,
     /// Of the same keys.
     holds: Vec<Option<Hold>>,
+    /// Whether a hold that is there is only ever made longer.
+    is_extending: bool,
 }
 
 impl Wishes {
@@ -131,7 +133,13 @@ impl Wishes {
     pub fn new(owner: &Owner, wishes: BTreeMap<Key, Option<Hold>>) -> Self {
         let named = |hold: Hold| Hold { owner: owner.clone(), ..hold };
         let (keys, holds) = wishes.into_iter().map(|(key, hold)| (key, hold.map(named))).unzip();
-        Self { owner: owner.clone(), keys, holds }
+        Self { owner: owner.clone(), keys, holds, is_extending: false }
+    }
+
+    /// The same, but for holds that are there: these are extended, as by [`Change::Hold`].
+    pub fn extending(owner: &Owner, holds: BTreeMap<Key, Hold>) -> Self {
+        let holds = holds.into_iter().map(|(key, hold)| (key, Some(hold))).collect();
+        Self { is_extending: true, ..Self::new(owner, holds) }
     }
 
     fn of(&self, key: Key) -> Option<&Hold> {
@@ -210,7 +218,7 @@ pub fn change(key: Key, holds: &mut Vec<Hold>, change: &Change, now_s: u32, effe
                         is_changed = true;
                     }
                     Some(held) => {
-                        let is_set = set(held, asked);
+                        let is_set = if wishes.is_extending { extend(held, asked) } else { set(held, asked) };
                         let told = if is_set { &mut effect.changed } else { &mut effect.unchanged };
                         told.push(held.entry(key));
                         is_changed |= is_set;
@@ -363,6 +371,17 @@ mod tests {
         assert_eq!((is_changed, effect.removed.len(), effect.others.len()), (true, 1, 1));
         let (is_changed, effect) = setting(&mut holds, None);
         assert_eq!((is_changed, effect.removed.len(), holds.len()), (false, 0, 1));
+    }
+
+    #[test]
+    fn wishes_that_extend_shorten_nothing() {
+        let owner = Owner::manual();
+        let mut holds = vec![by("manual", 50, "scan")];
+        for (until_s, then_s) in [(40, 50), (90, 90)] {
+            let wishes = Wishes::extending(&owner, BTreeMap::from([(key(), by("none", until_s, ""))]));
+            change(key(), &mut holds, &Change::Set(wishes), NOW_S, &mut Effect::default());
+            assert_eq!((holds[0].until, holds[0].reason.as_str(), holds.len()), (Deadline(then_s), "scan", 1));
+        }
     }
 
     #[test]

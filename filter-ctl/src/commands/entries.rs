@@ -82,24 +82,32 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
     let exit = exit_of(&control, Exit::Done);
     drop(control);
 
-    let told = || {
-        if session.global.json {
-            return session.out.json(Added {
-                added: views(&effect.added, now),
-                changed: views(&effect.changed, now),
-                unchanged: views(&effect.unchanged, now),
-                also_held: views(&effect.others, now),
-                warnings,
-            });
-        }
-        tell(session, action, "added", &effect.added, now)?;
-        tell(session, action, "changed", &effect.changed, now)?;
-        tell(session, action, "unchanged", &effect.unchanged, now)?;
-        note_others(session, "also", &effect.others, now);
-        session.out.warn(&warnings);
-        Ok(())
-    };
-    reported(told(), exit)
+    reported(tell_added(session, action, &effect, warnings, now), exit)
+}
+
+/// Says what came of adding.
+pub(super) fn tell_added(
+    session: &Session,
+    action: Action,
+    effect: &Effect,
+    warnings: Vec<String>,
+    now: Duration,
+) -> Result<()> {
+    if session.global.json {
+        return session.out.json(Added {
+            added: views(&effect.added, now),
+            changed: views(&effect.changed, now),
+            unchanged: views(&effect.unchanged, now),
+            also_held: views(&effect.others, now),
+            warnings,
+        });
+    }
+    tell(session, action, "added", &effect.added, now)?;
+    tell(session, action, "changed", &effect.changed, now)?;
+    tell(session, action, "unchanged", &effect.unchanged, now)?;
+    note_others(session, "also", &effect.others, now);
+    session.out.warn(&warnings);
+    Ok(())
 }
 
 /// An owner that a command may act for.
@@ -112,7 +120,7 @@ pub(super) fn owner(text: &str) -> Result<Owner> {
 }
 
 /// Refuses to act for a list that there is: what it holds is for its generations to say.
-fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
+pub(super) fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
     let is_there = control.store().is_ok_and(|store| store.view().list(owner).is_some());
     if is_there {
         bail!(UsageError(format!(
@@ -124,7 +132,7 @@ fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
 }
 
 /// What others hold of the prefixes that a change was about.
-pub(super) fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
+fn note_others(session: &Session, how: &str, others: &[Entry], now: Duration) {
     for view in views(&others[..others.len().min(MOST_TOLD)], now) {
         let (prefix, owner) = (view.prefix, &view.owner);
         session.out.note(&format!("note: {prefix} is {how} held by {owner}, {}", output::lifetime(&view)));
@@ -135,7 +143,7 @@ pub(super) fn note_others(session: &Session, how: &str, others: &[Entry], now: D
 }
 
 /// Entries one by one if they are few, otherwise their number.
-pub(super) fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
+fn tell(session: &Session, action: Action, what: &str, entries: &[Entry], now: Duration) -> Result<()> {
     if entries.len() > MOST_TOLD {
         return session.out.line(&format!(
             "{what}: {} {} entries",
@@ -154,7 +162,7 @@ pub(super) fn tell(session: &Session, action: Action, what: &str, entries: &[Ent
     Ok(())
 }
 
-pub(super) fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
+fn views(entries: &[Entry], now: Duration) -> Vec<EntryView> {
     entries.iter().map(|entry| EntryView::new(entry, now)).collect()
 }
 

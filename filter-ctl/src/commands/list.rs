@@ -256,7 +256,7 @@ fn tell_refused(session: &Session, error: &anyhow::Error) {
     }
 }
 
-fn tell_places(session: &Session, name: &str, refused: &[Refused], number: u64) {
+pub(super) fn tell_places(session: &Session, name: &str, refused: &[Refused], number: u64) {
     for place in refused.iter().take(MOST_TOLD) {
         session.out.note(&format!("{name}:{place}"));
     }
