@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use filter_tests::kernel_side::test_run;
 use filter_tests::lab::{Finished, Host, eventually, fails};
@@ -452,4 +456,196 @@ fn entries_are_exported_for_other_programs() {
         host.ctl(&["list", "remove", format]).done();
     }
     all_is_well(&host);
+}
+
+/// A server in a host's namespace that answers each request as it is told, until it is dropped.
+struct Server {
+    port: u16,
+    requests: Arc<Mutex<Vec<String>>>,
+    answer: Arc<Mutex<String>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn new(host: &Host) -> Self {
+        host.ip("link set lo up").unwrap();
+        let listener = host.run(|| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (requests, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(String::new())));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (requests, answer, is_over) = (Arc::clone(&requests), Arc::clone(&answer), Arc::clone(&is_over));
+            move || {
+                listener.set_nonblocking(true).unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    let Ok((stream, _)) = listener.accept() else {
+                        thread::sleep(Duration::from_millis(5));
+                        continue;
+                    };
+                    stream.set_nonblocking(false).unwrap();
+                    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                    let request: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                    requests.lock().unwrap().push(request.join("\n").to_lowercase());
+                    let _ = (&stream).write_all(answer.lock().unwrap().as_bytes());
+                }
+            }
+        });
+        Self { port, requests, answer, is_over, thread: Some(thread) }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
+    }
+
+    fn answers(&self, status: &str, headers: &str, body: &str) {
+        let length = body.len();
+        *self.answer.lock().unwrap() =
+            format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+    }
+
+    fn last_request(&self) -> String {
+        self.requests.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// Makes a list look as if it was last up to date so many seconds earlier.
+fn age(host: &Host, seconds: i64) {
+    host.run(move || {
+        let store = rusqlite::Connection::open("/var/lib/filter-ctl/state.db").unwrap();
+        store.execute("UPDATE lists SET checked_s = checked_s - ?1", [seconds]).unwrap();
+    });
+}
+
+#[test]
+fn a_server_is_asked_as_little_as_can_be_and_told_no_secret_twice() {
+    let host = filtering(&[]);
+    let server = Server::new(&host);
+    server.answers("200 OK", "ETag: \"one\"\r\nLast-Modified: Thu, 26 Nov 2026 08:00:00 GMT\r\n", &addresses(0..50));
+    let secret = Feed::new("Authorization: Bearer s3cret\n");
+    fs::set_permissions(secret.path(), fs::Permissions::from_mode(0o644)).unwrap();
+    let url = server.url("feed.txt?key=t0ken");
+    let add = ["list", "add", "feed", "--url", &url, "--headers-file", secret.path(), "--refresh", "1m"];
+    fails(&host.ctl(&add), 1, &["others may read", "chmod 600"]);
+    fs::set_permissions(secret.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    host.ctl(&add).done();
+    assert!(server.last_request().contains("authorization: bearer s3cret") && server.last_request().contains("key=t0ken"));
+    assert!(!server.last_request().contains("if-none-match"));
+
+    server.answers("304 Not Modified", "", "");
+    let same = host.ctl(&["list", "update", "feed", "--json"]).done().json();
+    assert_eq!(same["lists"][0]["outcome"], "not_modified");
+    assert!(server.last_request().contains("if-none-match: \"one\""), "{}", server.last_request());
+    assert!(server.last_request().contains("if-modified-since: thu, 26 nov 2026 08:00:00 gmt"));
+    // What the server sends anew each time is the same list all the same.
+    for etag in ["two", "three"] {
+        server.answers("200 OK", &format!("ETag: \"{etag}\"\r\n"), &addresses(0..50));
+        let same = host.ctl(&["list", "update", "feed", "--json"]).done().json();
+        assert_eq!(same["lists"][0]["outcome"], "unchanged");
+    }
+    assert_eq!(shown(&host, "feed")["generation"], 1);
+
+    for said in [
+        host.ctl(&["list", "show", "feed", "--json"]).done().stdout,
+        host.ctl(&["list", "ls"]).done().stdout,
+        host.ctl(&["audit", "--json"]).done().stdout,
+        host.ctl(&["metrics"]).done().stdout,
+    ] {
+        assert!(!said.contains("s3cret") && !said.contains("t0ken"), "{said}");
+    }
+    server.answers("403 Forbidden", "", "");
+    let refused = host.ctl(&["list", "update", "feed"]);
+    fails(&refused, 1, &["403", "generation 1 stays in force"]);
+    assert!(!refused.stderr.contains("t0ken"), "{refused:?}");
+    fails(&host.ctl(&["list", "add", "other", "--url", "http://192.0.2.1/feed"]), 1, &["https"]);
+    fails(&host.ctl(&["list", "add", "other", "--url", "https://me:pass@example.org/"]), 1, &["headers-file"]);
+    assert_eq!(verdict(&host, "198.18.0.7"), "drop");
+}
+
+#[test]
+fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
+    let host = filtering(&[]);
+    let server = Server::new(&host);
+    let events = Feed::new("");
+    let hook = format!("cat >> {}", events.path());
+    let mut daemon = host.filter_ctl(&["run", "--hook", &hook]);
+    daemon.stdout(Stdio::null()).stderr(Stdio::null());
+    let daemon = host.spawn(daemon).unwrap();
+    let daemon = Ended(daemon);
+    server.answers("200 OK", "", &addresses(0..200));
+    let url = server.url("feed");
+    host.ctl(&["list", "add", "feed", "--url", &url, "--refresh", "1m"]).done();
+    server.answers("200 OK", "", &addresses(100..300));
+    age(&host, 70);
+    eventually("the daemon fetches the list", || verdict(&host, "198.18.1.10") == "drop").unwrap();
+    assert_eq!(verdict(&host, "198.18.0.7"), "pass");
+    server.answers("200 OK", "", "");
+    age(&host, 70);
+    let told = |what: &str| fs::read_to_string(events.path()).unwrap_or_default().contains(what);
+    eventually("the refusal is told", || told("list_refused")).unwrap();
+    assert!(told("list_taken") && told("\"kind\":\"empty\""), "{:?}", fs::read_to_string(events.path()));
+    assert_eq!([verdict(&host, "198.18.1.10"), verdict(&host, "198.18.0.200")], ["drop", "drop"]);
+    let metrics = host.ctl(&["metrics"]).done().stdout;
+    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 1"), "{metrics}");
+
+    // What an operator rolled back does not come back by itself.
+    host.ctl(&["list", "rollback", "feed"]).done();
+    server.answers("200 OK", "", &addresses(100..300));
+    let asked = server.requests.lock().unwrap().len();
+    age(&host, 7000);
+    let proofs = || host.ctl(&["metrics"]).done().stdout.lines().find_map(|line| line.strip_prefix("filter_proofs_total ")?.parse::<u64>().ok());
+    let before = proofs();
+    eventually("two more rounds", || proofs() >= before.map(|before| before + 2)).unwrap();
+    assert_eq!((server.requests.lock().unwrap().len(), verdict(&host, "198.18.0.7")), (asked, "drop".into()));
+    // An address that the host gets is never blocked.
+    host.ip("addr add 198.18.0.7/32 dev flt0").unwrap();
+    eventually("the address is left out", || verdict(&host, "198.18.0.7") == "pass").unwrap();
+    all_is_well(&host);
+    drop(daemon);
+}
+
+/// A process that is killed when the test ends.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn files_of_any_format_are_imported_once() {
+    let host = filtering(&[]);
+    let csv = Feed::new("ipAddress,countryCode,score\n203.0.113.7,\"AT, x\",100\n2001:db8::7,CH,90\n");
+    host.ctl(&["block", "import", csv.path(), "--reason", "flood", "--ttl", "1h"]).done();
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    assert_eq!((list["entries"][0]["prefix"].as_str(), list["entries"][0]["reason"].as_str()), (Some("203.0.113.7/32"), Some("flood")));
+    assert_eq!([verdict(&host, "203.0.113.7"), verdict(&host, "2001:db8::7")], ["drop", "drop"]);
+
+    let set = Feed::new("create s hash:ip family inet\nadd s 203.0.113.8 timeout 600\nadd s 203.0.113.9 timeout 0\n");
+    let dry = host.ctl(&["block", "import", set.path(), "--dry-run"]).done();
+    assert!(dry.stdout.contains("would add 203.0.113.8/32") && verdict(&host, "203.0.113.8") == "pass", "{dry:?}");
+    host.ctl(&["block", "add", "203.0.113.9", "--ttl", "1h"]).done();
+    host.ctl(&["block", "import", set.path()]).done();
+    let list = host.ctl(&["block", "list", "--json"]).done().json();
+    let left = |prefix: &str| {
+        let entries = list["entries"].as_array().unwrap();
+        entries.iter().find(|entry| entry["prefix"] == prefix).unwrap()["expires_in_s"].as_u64()
+    };
+    assert!(left("203.0.113.8/32").is_some_and(|left_s| (590..=600).contains(&left_s)), "{list}");
+    assert_eq!(left("203.0.113.9/32"), None, "never shorter");
+
+    let bad = Feed::new("203.0.113.20\nnonsense\n203.0.113.21\n");
+    fails(&host.ctl(&["block", "import", bad.path()]), 1, &[":2:1: `nonsense`", "nothing was changed"]);
+    assert_eq!(verdict(&host, "203.0.113.20"), "pass");
+    fails(&host.ctl(&["block", "import", Feed::new("").path()]), 2, &["no entry"]);
+    fails(&host.ctl(&["block", "import", Feed::new("0.0.0.0/0\n").path()]), 1, &["every address", "--force"]);
 }

@@ -98,11 +98,20 @@ fn myself() -> Actor {
     Actor { uid, user: users::user_name(uid), login: users::login_of(pid), pid, via: Via::Command }
 }
 
+/// An argument without what may be a secret in a URL.
+fn without_secrets(argument: String) -> String {
+    let (option, value) = match argument.split_once('=').filter(|(option, _)| option.starts_with("--")) {
+        Some((option, value)) => (format!("{option}="), value),
+        None => (String::new(), argument.as_str()),
+    };
+    if value.contains("://") { option + &lists::worker::shown(value) } else { argument }
+}
+
 /// A command line for people to read, of bounded length.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     /// Characters that are kept: some twenty prefixes.
     const LONGEST: usize = 1000;
-    let line = arguments.collect::<Vec<_>>().join(" ");
+    let line = arguments.map(without_secrets).collect::<Vec<_>>().join(" ");
     let mut shown: String = line.chars().take(LONGEST).collect();
     if shown.len() < line.len() {
         shown.push('…');

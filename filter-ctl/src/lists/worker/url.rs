@@ -51,7 +51,7 @@ impl Address {
         };
         if authority.as_str().contains('@') {
             return refuse(
-                "a URL may hold no user or password, for it is shown and kept; put them into a file",
+                "a URL may hold no user or password, for it is shown and kept; put a header such as `Authorization: …` into a file, for --headers-file",
             );
         }
         match uri.scheme_str() {
