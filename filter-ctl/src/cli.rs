@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 
+use crate::daemon::crowdsec::Lapi;
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
 
@@ -218,6 +219,15 @@ pub struct RunArgs {
     /// URL to which each event is posted as JSON; may be given again.
     #[arg(long, value_name = "URL")]
     pub webhook: Vec<String>,
+    /// CrowdSec's local API, whose decisions are blocked by the owner `crowdsec`: https, or http on this host.
+    #[arg(long, value_name = "URL", value_parser = Lapi::parse, requires = "crowdsec_key_file")]
+    pub crowdsec: Option<Lapi>,
+    /// File with the key that `cscli bouncers add` printed; nobody else may read it.
+    #[arg(long, value_name = "FILE", requires = "crowdsec")]
+    pub crowdsec_key_file: Option<PathBuf>,
+    /// Time between two questions to CrowdSec.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_question)]
+    pub crowdsec_interval: Duration,
     /// Time between two proofs that the programs work.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_proof)]
     pub proof_interval: Duration,
@@ -230,6 +240,15 @@ const PROOF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=D
 fn parse_proof(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if PROOF.contains(&interval) { Ok(interval) } else { Err("must be from 100ms to 1m".into()) }
+}
+
+/// Shortest and longest time between two questions to CrowdSec: more often would be felt there, and what is asked for less
+/// often is of no use in an attack.
+const QUESTION: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+
+fn parse_question(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if QUESTION.contains(&interval) { Ok(interval) } else { Err("must be from 100ms to 1h".into()) }
 }
 
 /// Arguments of `show`.

@@ -2,9 +2,14 @@
 //!
 //! What is enforced follows: an entry lasts as long as its last holder wants, and is gone when the last lets go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::policy::{Deadline, Entry, Key, Owner, ReasonText};
+
+/// Seconds by which two deadlines differ that are the same one: whoever tells times that are left rounds them, and takes a
+/// moment to tell them.
+const SAME_S: u32 = 2;
 
 /// One owner's wish that an entry be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ pub enum Change {
         /// By whom.
         whose: Whose,
     },
+    /// One owner says of many keys, each apart, how it holds them or that it doesn't.
+    Set(Wishes),
 }
 
 impl Change {
@@ -83,6 +90,16 @@ impl Change {
     pub fn keys(&self) -> &[Key] {
         match self {
             Self::Hold { keys, .. } | Self::Release { keys, .. } => keys,
+            Self::Set(wishes) => &wishes.keys,
+        }
+    }
+
+    /// The hold of `key` that is asked for.
+    pub fn asked(&self, key: Key) -> Option<&Hold> {
+        match self {
+            Self::Hold { hold, .. } => Some(hold),
+            Self::Release { .. } => None,
+            Self::Set(wishes) => wishes.of(key),
         }
     }
 
@@ -93,8 +110,32 @@ impl Change {
                 keys.sort_unstable();
                 keys.dedup();
             }
+            // In order since it was made.
+            Self::Set(_) => {}
         }
         self
+    }
+}
+
+/// What one owner wishes of each of many keys: one hold of it, or none.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    owner: Owner,
+    keys: Vec<Key>,
+    /// Of the same keys.
+    holds: Vec<Option<Hold>>,
+}
+
+impl Wishes {
+    /// Those of `owner`, whose name all holds get.
+    pub fn new(owner: &Owner, wishes: BTreeMap<Key, Option<Hold>>) -> Self {
+        let named = |hold: Hold| Hold { owner: owner.clone(), ..hold };
+        let (keys, holds) = wishes.into_iter().map(|(key, hold)| (key, hold.map(named))).unzip();
+        Self { owner: owner.clone(), keys, holds }
+    }
+
+    fn of(&self, key: Key) -> Option<&Hold> {
+        self.holds.get(self.keys.binary_search(&key).ok()?)?.as_ref()
     }
 }
 
@@ -156,15 +197,51 @@ pub fn change(key: Key, holds: &mut Vec<Hold>, change: &Change, now_s: u32, effe
                 }
             }
         }
-        Change::Release { whose, .. } => holds.retain(|hold| {
-            let goes = whose.includes(&hold.owner);
-            let told = if goes { &mut effect.removed } else { &mut effect.others };
-            told.push(hold.entry(key));
-            is_changed |= goes;
-            !goes
-        }),
+        Change::Release { whose, .. } => is_changed |= release(key, holds, whose, effect),
+        Change::Set(wishes) => match wishes.of(key) {
+            None => is_changed |= release(key, holds, &Whose::Of(wishes.owner.clone()), effect),
+            Some(asked) => {
+                let others = holds.iter().filter(|hold| hold.owner != asked.owner);
+                effect.others.extend(others.map(|hold| hold.entry(key)));
+                match holds.iter_mut().find(|hold| hold.owner == asked.owner) {
+                    None => {
+                        holds.push(asked.clone());
+                        effect.added.push(asked.entry(key));
+                        is_changed = true;
+                    }
+                    Some(held) => {
+                        let is_set = set(held, asked);
+                        let told = if is_set { &mut effect.changed } else { &mut effect.unchanged };
+                        told.push(held.entry(key));
+                        is_changed |= is_set;
+                    }
+                }
+            }
+        },
     }
     is_changed
+}
+
+/// Lets go of what is `whose`. Returns whether there was such a hold.
+fn release(key: Key, holds: &mut Vec<Hold>, whose: &Whose, effect: &mut Effect) -> bool {
+    let before = holds.len();
+    holds.retain(|hold| {
+        let goes = whose.includes(&hold.owner);
+        let told = if goes { &mut effect.removed } else { &mut effect.others };
+        told.push(hold.entry(key));
+        !goes
+    });
+    holds.len() != before
+}
+
+/// Makes a hold what was asked, sooner or later. Returns whether that changed it: a deadline that is told again comes out
+/// [`SAME_S`] earlier or later.
+fn set(held: &mut Hold, asked: &Hold) -> bool {
+    if held.until.0.abs_diff(asked.until.0) <= SAME_S && held.reason == asked.reason {
+        return false;
+    }
+    *held = Hold { created_s: held.created_s, ..asked.clone() };
+    true
 }
 
 /// Extends a hold by what was asked. Returns whether that changed it.
@@ -264,5 +341,40 @@ mod tests {
         let release = Change::Release { keys: vec![key()], whose: Whose::Of(Owner::manual()) };
         assert!(!change(key(), &mut holds, &release, NOW_S, &mut effect));
         assert_eq!((effect.removed.len(), effect.others[0].owner.as_str()), (0, "fail2ban"));
+    }
+
+    fn setting(holds: &mut Vec<Hold>, wish: Option<Hold>) -> (bool, Effect) {
+        let mut effect = Effect::default();
+        let wishes = Wishes::new(&Owner::parse("crowdsec").unwrap(), BTreeMap::from([(key(), wish)]));
+        let is_changed = change(key(), holds, &Change::Set(wishes), NOW_S, &mut effect);
+        (is_changed, effect)
+    }
+
+    #[test]
+    fn what_is_set_replaces_the_owners_hold_and_no_others() {
+        let mut holds = vec![by("manual", 50, "")];
+        // Whatever name the hold had.
+        let (is_changed, effect) = setting(&mut holds, Some(by("none", 90, "ssh-bf")));
+        assert_eq!((is_changed, effect.added[0].owner.as_str(), effect.others.len()), (true, "crowdsec", 1));
+        let (is_changed, effect) = setting(&mut holds, Some(by("none", 40, "http-probing")));
+        assert_eq!((is_changed, effect.changed[0].until), (true, Deadline(40)));
+        assert_eq!(enforced(key(), &holds).unwrap().owner.as_str(), "manual");
+        let (is_changed, effect) = setting(&mut holds, None);
+        assert_eq!((is_changed, effect.removed.len(), effect.others.len()), (true, 1, 1));
+        let (is_changed, effect) = setting(&mut holds, None);
+        assert_eq!((is_changed, effect.removed.len(), holds.len()), (false, 0, 1));
+    }
+
+    #[test]
+    fn a_deadline_that_is_told_again_changes_nothing() {
+        let mut holds = Vec::new();
+        setting(&mut holds, Some(by("none", 90, "ssh-bf")));
+        for until_s in [88, 89, 90, 91, 92] {
+            let (is_changed, effect) = setting(&mut holds, Some(by("none", until_s, "ssh-bf")));
+            assert_eq!((is_changed, effect.unchanged[0].until), (false, Deadline(90)), "{until_s}");
+        }
+        assert!(setting(&mut holds, Some(by("none", 93, "ssh-bf"))).0);
+        assert!(setting(&mut holds, Some(by("none", 93, "other"))).0);
+        assert!(setting(&mut holds, Some(by("none", Deadline::NEVER.0, "other"))).0);
     }
 }

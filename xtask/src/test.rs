@@ -52,7 +52,7 @@ impl Level {
                 &["--package", "filter-tests", "--test", "wire", "--test", "cli"],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
-                &["--package", "filter-tests", "--test", "fail2ban"],
+                &["--package", "filter-tests", "--test", "fail2ban", "--test", "crowdsec"],
             ],
         }
     }

@@ -102,6 +102,16 @@ pub fn run(session: &Session) -> Result<Exit> {
             "Times that something was not as it should be, since the daemon started",
             daemon.drifts,
         );
+        if let Some(crowdsec) = daemon.crowdsec {
+            let help = "Questions to CrowdSec, since the daemon started";
+            counter(&mut registry, "crowdsec_questions", help, crowdsec.asked);
+            let help = "Of these, those that failed, or whose answer could not be enforced";
+            counter(&mut registry, "crowdsec_failures", help, crowdsec.failed);
+            let answered = Gauge::<i64>::default();
+            answered.set(crowdsec.answered_at_s.unwrap_or_default());
+            let help = "When an answer of CrowdSec's was last enforced, since 1970; zero before the first";
+            registry.register_with_unit("crowdsec_answered_timestamp", help, Unit::Seconds, answered);
+        }
         let events = Counters::<OfEvent>::default();
         for (event, number) in daemon.events {
             events.get_or_create(&OfEvent { event }).inc_by(number);

@@ -77,7 +77,8 @@ impl Control {
 
     /// Says what the tables, which name one holder of each entry, can't keep until the store can be written.
     fn warn_of_forgotten(&mut self, change: &Change, forgotten: usize) {
-        let Change::Hold { hold: asked, .. } = change else {
+        let owner = change.keys().iter().find_map(|key| change.asked(*key)).map(|asked| asked.owner.clone());
+        let Some(owner) = owner else {
             if self.store.is_err() {
                 self.warnings.push("whether others hold the same can't be told without the store".into());
             }
@@ -87,7 +88,7 @@ impl Control {
             let what = format!(
                 "others hold {forgotten} of these prefixes longer, and that {} holds them, too, can't be kept until the \
                  store can be written: say so again then",
-                asked.owner.as_str()
+                owner.as_str()
             );
             self.warnings.push(what);
         }
@@ -238,9 +239,10 @@ impl Control {
 
 /// Keys that are to be held, and that others hold longer.
 fn outlasted(change: &Change, after: &[(Key, Vec<Hold>)]) -> usize {
-    let Change::Hold { hold: asked, .. } = change else { return 0 };
-    let is_outlasted =
-        |(_, holds): &&(Key, Vec<Hold>)| longest(holds).is_some_and(|longest| longest.owner != asked.owner);
+    let is_outlasted = |(key, holds): &&(Key, Vec<Hold>)| {
+        let asked = change.asked(*key);
+        asked.is_some_and(|asked| longest(holds).is_some_and(|longest| longest.owner != asked.owner))
+    };
     after.iter().filter(is_outlasted).count()
 }
 

@@ -128,6 +128,9 @@ kinds! {
     InterfaceFiltered, "interface_filtered", Info, "An interface is filtered from now on.";
     InterfaceGone, "interface_gone", Warning, "The device of a filtered interface is gone.";
     InterfaceLost, "interface_lost", Alarm, "An interface is there and not filtered, though it should be.";
+    CrowdsecFailed, "crowdsec_failed", Warning, "CrowdSec's decisions can't be had or enforced; what is blocked stays until its deadline.";
+    CrowdsecRecovered, "crowdsec_recovered", Info, "CrowdSec's decisions are followed again.";
+    CrowdsecSkipped, "crowdsec_skipped", Warning, "A decision of CrowdSec's is not enforced: it would cut off this host, its gateway or an SSH session, or makes no sense.";
     HookFailed, "hook_failed", Warning, "A hook was not told of an event. No hook is told of this.";
 }
 

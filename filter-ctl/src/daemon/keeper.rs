@@ -11,7 +11,7 @@ use super::Config;
 use super::event::{Event, EventKind};
 use super::hooks::Hooks;
 use super::log::Log;
-use super::state::DaemonState;
+use super::state::{CrowdsecState, DaemonState};
 use crate::control::{self, Author, Control, Finding, Place};
 use crate::holds::{Change, Hold};
 use crate::host::{monotonic_now, monotonic_now_s, users};
@@ -99,7 +99,18 @@ impl Keeper {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn author(&self, what: &str) -> Author {
+    /// Where the filter lies.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Remembers how it goes with CrowdSec.
+    pub(super) fn note_crowdsec(&self, state: &CrowdsecState) {
+        self.memory().state.crowdsec = Some(state.clone());
+    }
+
+    /// The daemon, for the audit log, and what it does.
+    pub(super) fn author(&self, what: &str) -> Author {
         let (uid, pid) = (rustix::process::geteuid().as_raw(), std::process::id());
         let actor = Actor { uid, user: users::user_name(uid), login: None, pid, via: Via::Daemon };
         Author { actor, command: what.to_owned() }

@@ -5,6 +5,7 @@
 //! of its own, which take turns by the lock, as commands do.
 
 pub mod client;
+pub mod crowdsec;
 pub mod event;
 mod follow;
 pub mod hooks;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::crowdsec::CrowdsecConfig;
 use self::event::{Event, EventKind};
 use self::hooks::HookConfig;
 use self::keeper::Keeper;
@@ -55,6 +57,8 @@ pub struct Config {
     pub block_group: Option<u32>,
     /// Who is told of events.
     pub hooks: HookConfig,
+    /// Whose decisions are followed.
+    pub crowdsec: Option<CrowdsecConfig>,
     /// Time between two proofs.
     pub proof_interval: Duration,
     /// Whether to keep all of the verifier's log.
@@ -93,6 +97,9 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     tokio::spawn(server::accept(listener, Arc::new(config.clone())));
     let news = Arc::new(Notify::new());
     tokio::spawn(follow::follow(Arc::clone(&news)));
+    if let Some(config) = config.crowdsec.clone() {
+        tokio::spawn(crowdsec::follow(Arc::clone(&keeper), config));
+    }
     notify(&[NotifyState::Ready, NotifyState::Status(&keeper.status())]);
 
     let mut proofs = interval(config.proof_interval);

@@ -31,6 +31,21 @@ pub struct DaemonState {
     pub alarms: Vec<String>,
     /// Events of each kind since it started.
     pub events: BTreeMap<String, u64>,
+    /// How it goes with CrowdSec, where that is followed.
+    pub crowdsec: Option<CrowdsecState>,
+}
+
+/// How it goes with CrowdSec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrowdsecState {
+    /// Times that it was asked since the daemon started.
+    pub asked: u64,
+    /// Times that this failed, or that what was answered could not be enforced.
+    pub failed: u64,
+    /// Seconds since 1970 when an answer was last taken; absent before the first.
+    pub answered_at_s: Option<i64>,
+    /// Why the last one was not.
+    pub trouble: Option<String>,
 }
 
 impl DaemonState {

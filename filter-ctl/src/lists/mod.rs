@@ -2,6 +2,7 @@
 //! hostile, knows neither network nor store.
 
 pub mod block;
+pub mod crowdsec;
 pub mod format;
 pub mod holes;
 pub mod items;
