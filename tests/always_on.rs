@@ -858,6 +858,7 @@ fn groups_may_read_or_block_and_no_more() {
         &["malformed", "pass", "udp_length"][..],
         &["allow", "add", "192.0.2.1"],
         &["block", "add", "192.0.2.9", "--force"],
+        &["block", "add", "192.0.2.9", "--cut-ssh"],
     ] {
         fails(&as_group(4002, forbidden), 1, &["does not allow this"]);
     }

@@ -320,6 +320,12 @@ fn what_would_lock_the_operator_out_needs_force() {
             &[harm, "--force", "nothing was added"],
         );
     }
+    // Who bans whoever is connected by SSH may, and nothing worse.
+    for (prefix, harm) in [("192.0.2.0/30", "an address of this host"), ("192.0.2.252/30", "the gateway")] {
+        fails(&server.ctl(&["block", "add", prefix, "--cut-ssh"]), 1, &[harm, "nothing was added"]);
+    }
+    server.ctl(&["block", "add", "192.0.2.2/31", "--cut-ssh"]).done();
+    server.ctl(&["block", "del", "192.0.2.2/31"]).done();
     fails(&server.ctl(&["allow", "add", "0.0.0.0/0"]), 1, &["no block would have any effect"]);
     assert_eq!(listed(&server, "block"), [""; 0]);
     server.ctl(&["allow", "add", "192.0.2.0/24"]).done();
