@@ -1,0 +1,68 @@
+//! DShield's `block.txt`: start, end, length or mask, number of attacks, name, country and mail address, with tabs between.
+//! Pure.
+
+use std::io::Read;
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
+
+use super::Unreadable;
+use super::lines::{Line, Lines};
+use super::span::{self, Written};
+use super::text;
+use crate::lists::items::Said;
+use crate::lists::reading::Reading;
+use crate::policy::Prefix;
+
+/// Reads a list.
+pub(super) fn read(input: impl Read, reading: &mut Reading) -> Result<(), Unreadable> {
+    let mut lines = Lines::of(input);
+    while let Some(line) = lines.next()? {
+        let row = line.bytes.trim_ascii();
+        let is_header = row.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"start"));
+        if !row.is_empty() && !row.starts_with(b"#") && !is_header {
+            take(reading, &line, row);
+        }
+    }
+    Ok(())
+}
+
+fn take(reading: &mut Reading, line: &Line<'_>, row: &[u8]) {
+    let is_gap: fn(&u8) -> bool =
+        if row.contains(&b'\t') { |byte| *byte == b'\t' } else { u8::is_ascii_whitespace };
+    let mut columns = row.split(is_gap).map(<[u8]>::trim_ascii).filter(|column| !column.is_empty());
+    let [Some(start), Some(end), Some(size)] = [columns.next(), columns.next(), columns.next()] else {
+        return text::refuse(reading, line, row, "no `start end netmask`");
+    };
+    let mut ends = [start; 2];
+    ends[1] = end;
+    let mut addresses = Vec::with_capacity(2);
+    for column in ends {
+        match span::address(column, Written::Usual) {
+            Ok(address) => addresses.push(address),
+            Err(why) => return text::refuse(reading, line, column, why),
+        }
+    }
+    let Some(length) = length(size) else {
+        return text::refuse(reading, line, size, "neither prefix length nor netmask");
+    };
+    // All three have to agree: of a table that says two things, neither is to be believed.
+    let net = IpNet::new(addresses[0], length).ok().filter(|net| net.addr() == net.network());
+    match net.filter(|net| net.broadcast() == addresses[1]).and_then(Prefix::of_network) {
+        None => text::refuse(reading, line, size, "does not agree with start and end"),
+        // After the number of attacks.
+        Some(prefix) => {
+            let name = text::comment(columns.nth(1).unwrap_or_default());
+            reading.entry(prefix, Said { ttl_s: None, comment: &name });
+        }
+    }
+}
+
+/// A prefix length from `24` or `255.255.255.0`, depending on the year of the list.
+pub(super) fn length(column: &[u8]) -> Option<u8> {
+    let text = str::from_utf8(column).ok()?;
+    match text.parse::<Ipv4Addr>() {
+        Ok(mask) => ipnet::ipv4_mask_to_prefix(mask).ok(),
+        Err(_) => text.parse().ok(),
+    }
+}
