@@ -432,6 +432,8 @@ blocks what `never list` shows. With the daemon, it is fetched again every --ref
 Exit code 1 if a list is not taken, and the generation that was in force still is; 4 if only some are.")]
     Update(ListUpdateArgs),
     /// Show all lists: entries, age, packets, and what went wrong.
+    #[command(after_help = "Example:
+  filter-ctl list ls --json | jq '.lists[] | {name, packets, trouble}'")]
     Ls,
     /// Show a list: where it comes from, its generations, its busiest entries, and what was taken out of it.
     #[command(after_help = "Example:
@@ -444,6 +446,8 @@ Exit code 1 if a list is not taken, and the generation that was in force still i
         top: usize,
     },
     /// Remove a list. What others hold stays.
+    #[command(after_help = "Example:
+  filter-ctl list remove level1")]
     Remove {
         /// The list.
         name: String,
@@ -553,6 +557,10 @@ pub enum NeverCommand {
         mask: bool,
     },
     /// Remove prefixes that an operator added.
+    #[command(after_help = "Example:
+  filter-ctl never del 10.0.0.0/8
+
+Exit code 5 if no operator added any of them, 4 if only some were.")]
     Del {
         /// Prefixes or addresses, or `-` to read them from standard input.
         #[arg(required = true, value_name = "PREFIX")]
@@ -562,6 +570,8 @@ pub enum NeverCommand {
         mask: bool,
     },
     /// Show what no list may block: what this host has and needs, and what operators added.
+    #[command(after_help = "Example:
+  filter-ctl never list --json | jq -r '.never[].prefix'")]
     List,
 }
 

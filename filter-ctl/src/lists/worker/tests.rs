@@ -253,7 +253,7 @@ fn redirects_keep_secrets_and_end() {
 #[test]
 fn what_is_no_list_is_told() {
     let page = Server::saying(sized(b"<!doctype html><html>Log in</html>"));
-    fails(&page, FailureKind::Unreadable, "a web page");
+    fails(&page, FailureKind::Unreadable, "an HTML page");
     let failure = carry_out(&job("http://example.net/?s3cret"), &[]).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Refused);
 }
