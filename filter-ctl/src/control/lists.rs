@@ -14,18 +14,18 @@ use super::change::{Draft, held_in, refused};
 use crate::exit::NoSuchList;
 use crate::holds::{Hold, enforced};
 use crate::kernel::Filter;
-use crate::kernel::filter::{PartlyApplied, digest};
+use crate::kernel::filter::{PartlyApplied, digest_of};
 use crate::lists::holes::Holes;
 use crate::lists::settings::{Settings, owner_of};
 use crate::plan::{Target, fits};
-use crate::policy::{Action, Entry, Key, Owner, Prefix};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix};
 use crate::store::{
     Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
 };
 
 /// Entries that are written to the tables at once: of each some 250 bytes are in memory meanwhile, and each time all keys of
 /// the tables are gone over.
-const AT_ONCE: usize = 1 << 18;
+const AT_ONCE: usize = 1 << 17;
 
 /// Prefixes that a change names; of more the rest is counted.
 const MOST_NAMED: usize = 20;
@@ -169,9 +169,11 @@ impl Sides<'_> {
                 }
                 _ => change.changed += 1,
             }
-            let sum = |entry: &Option<Entry>| entry.as_ref().map_or(0, digest);
-            let [before, after] = self.of(&compared);
-            change.digest = change.digest.wrapping_add(sum(&after)).wrapping_sub(sum(&before));
+            // Of what is enforced only its end counts here: names are told when it is written.
+            let longest = compared.others.iter().map(|hold| hold.until).max();
+            let [before, after] = [compared.old, compared.new].map(|until| until.max(longest));
+            let sum = |until: Option<Deadline>| until.map_or(0, |until| digest_of(compared.key, until));
+            change.digest = change.digest.wrapping_add(sum(after)).wrapping_sub(sum(before));
             match (before, after) {
                 (None, Some(_)) => change.needed[usize::from(compared.key.prefix.family() == Family::V6)] += 1,
                 (Some(_), None) => {

@@ -524,7 +524,20 @@ fn table_entry(entry: &Entry) -> prefix::Entry {
 
 /// A number for what an entry says to the program, of which the tables keep the sum.
 pub fn digest(entry: &Entry) -> u64 {
-    table_entry(entry).digest()
+    digest_of(entry.key, entry.until)
+}
+
+/// The same, of what alone makes a difference to it.
+pub fn digest_of(key: Key, until: Deadline) -> u64 {
+    let said = prefix::Entry {
+        key: key.to_table(),
+        slots: BOTH_SLOTS,
+        until_s: until.0,
+        created_s: 0,
+        note: 0,
+        base: Counter::default(),
+    };
+    said.digest()
 }
 
 /// How full a table is for a family.

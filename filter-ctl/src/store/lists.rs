@@ -399,7 +399,8 @@ impl Store {
             loop {
                 let heads = [&old, &new].map(|side| side.as_ref().and_then(Cursor::head));
                 let Some(key) = heads.iter().flatten().map(|(key, _)| *key).min() else { break };
-                while held.is_some_and(|held| held < key) {
+                if held.is_some_and(|held| held < key) {
+                    merged.skip_to(&key)?;
                     held = merged.next(&mut holds)?;
                 }
                 let until =

@@ -198,6 +198,14 @@ pub struct Merged<'d> {
 }
 
 impl Merged<'_> {
+    /// Passes over what comes before `key`.
+    pub fn skip_to(&mut self, key: &Key) -> Result<()> {
+        while self.row.as_ref().is_some_and(|(next, _)| next < key) {
+            self.next_row()?;
+        }
+        self.lists.iter_mut().try_for_each(|list| list.skip_to(key))
+    }
+
     fn next_row(&mut self) -> Result<()> {
         self.row = self.rows.next()?.map(|row| hold_of(row, self.shift_s)).transpose()?;
         Ok(())
@@ -341,6 +349,23 @@ impl<'d> Cursor<'d> {
                 return Ok(());
             }
         }
+    }
+
+    /// Passes over what comes before `key`, whose holes are noted all the same.
+    fn skip_to(&mut self, key: &Key) -> Result<()> {
+        while self.head.is_some_and(|(next, _)| next < *key) {
+            while let Some((prefix, until)) = self.peek_item()?
+                && prefix < key.prefix
+            {
+                self.position += 1;
+                self.take_item(prefix, until);
+            }
+            while self.parts.first_key_value().is_some_and(|(part, _)| *part < key.prefix) {
+                self.parts.pop_first();
+            }
+            self.advance()?;
+        }
+        Ok(())
     }
 
     /// The next prefix, from the list itself or from what remains of a prefix with holes; each once, with the later end.
