@@ -105,7 +105,7 @@ fn what_is_no_list_is_told_by_what_it_is() {
         (b"\xef\xbb\xbf<html>", "an HTML page"),
         (b"\x1f\x8b\x08\0", "data compressed by gzip"),
         (b"PK\x03\x04..", "an archive"),
-        (b"\xff\xfe1\09\02\0", "text in UTF-16, to be converted to UTF-8"),
+        (b"\xff\xfe1\x009\x002\x00", "text in UTF-16, to be converted to UTF-8"),
         (b"\xfe\xff\x001\x009", "text in UTF-16, to be converted to UTF-8"),
         (b"192.0.2.1\n\0\0\0", "binary data"),
         (b"Rate limit exceeded, try again later", "text of no known format"),
