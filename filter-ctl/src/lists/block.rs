@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn many_are_several_blocks_of_one_family_each() {
-        let entries: Vec<_> = (0..ENTRIES as u32 + 10)
+        let count = u32::try_from(ENTRIES).unwrap() + 10;
+        let entries: Vec<_> = (0..count)
             .map(|number| (Ipv4Addr::from(number).to_string(), None, String::new()))
             .chain([("2001:db8::".to_owned(), None, String::new())])
             .collect();

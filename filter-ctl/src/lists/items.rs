@@ -191,7 +191,8 @@ impl Items {
         let exceptions: Holes = std::mem::take(&mut self.exceptions).into_iter().collect();
         let all = |items: &Self| items.iter().collect::<Vec<_>>();
         let entries = all(self);
-        (self.v4.clear(), self.v6.clear());
+        self.v4.clear();
+        self.v6.clear();
         for (prefix, position) in entries {
             for part in exceptions.parts_of(prefix) {
                 self.push(part, Said::default());

@@ -175,3 +175,72 @@ fn delimiter(header: &[u8]) -> u8 {
     let count = |sign: u8| header.iter().filter(|byte| **byte == sign).count();
     [b';', b'\t', b','].into_iter().max_by_key(|sign| count(*sign)).unwrap_or(b',')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    use super::super::{Options, Unreadable, read};
+
+    fn with_column(text: &str, column: &str) -> Told {
+        let options = Options { column: Some(column.to_owned()), ..Options::default() };
+        told_with(text, &options).1
+    }
+
+    #[test]
+    fn a_column_is_found_by_its_name() {
+        let fixture = told(Format::Csv, FIXTURES[13].1);
+        assert_eq!(fixture.entries, ["192.0.2.1/32", "198.51.100.0/24", "2001:db8::7/128"]);
+        let table = "Name;Target\n\"a;b\n;\";192.0.2.1\nx;192.0.2.2";
+        assert_eq!(with_column(table, "target").entries, ["192.0.2.1/32", "192.0.2.2/32"]);
+        assert_eq!(with_column("a\tnetwork\n1\t192.0.2.0/24\n", "NETWORK").entries, ["192.0.2.0/24"]);
+        assert_eq!(told(Format::Csv, "network,geoname_id\n192.0.2.0/24,1\n").entries, ["192.0.2.0/24"]);
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "note,ip\n\"a, \"\"b\"\"\r\nc\",192.0.2.1/24\nx\n\n# y\n\"d,\", \"192.0.2.01\"\nz,192.0.2.1,more\nlast,192.0.2.";
+        let told = told(Format::Csv, text);
+        assert_eq!(told.entries, ["192.0.2.1/32"]);
+        assert_eq!(
+            told.refused,
+            [
+                "3:4: `192.0.2.1/24`, host bits are set: 192.0.2.0/24 is the whole prefix, 192.0.2.1 the one address; --mask takes the first",
+                "4:1: `x`, no column ip",
+                "7:6: `\\\"192.0.2.01\\\"`, neither IP address nor prefix",
+                "9:6: `192.0.2.`, neither IP address nor prefix",
+            ]
+        );
+        assert_eq!(told.about.cut.as_deref(), Some("it ends in the middle, in line 9"));
+    }
+
+    #[test]
+    fn a_quote_that_never_ends_is_a_cut() {
+        let told = told(Format::Csv, "ip,note\n192.0.2.1,\"x\n");
+        assert_eq!(told.entries, ["192.0.2.1/32"]);
+        assert_eq!(told.about.cut.as_deref(), Some("it ends in the middle, in line 2"));
+    }
+
+    #[test]
+    fn what_columns_there_are_is_told() {
+        let options = |column: &str| Options {
+            format: Some(Format::Csv),
+            column: Some(column.to_owned()),
+            mask: false,
+        };
+        let error = |text: &str, options: &Options| match read(&mut text.as_bytes(), options).unwrap_err() {
+            Unreadable::Column(why) => why,
+            other => panic!("{other}"),
+        };
+        assert_eq!(
+            error("a,\"b\u{1b}\"\n1,2", &options("ip")),
+            "there is no column `ip`; there are: a, b\\u{1b}; choose one with --column"
+        );
+        let none = Options { column: None, ..options("") };
+        assert_eq!(
+            error("a,b\n1,192.0.2.1", &none),
+            "no column is named as one of addresses; there are: a, b; choose one with --column"
+        );
+        assert_eq!(error("# x\n", &none), "the table has no header, and so no column of addresses");
+    }
+}

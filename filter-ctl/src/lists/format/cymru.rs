@@ -8,3 +8,15 @@ pub(super) fn comment(about: &mut About, comment: &str) {
         about.made_s = rest.split(' ').next().and_then(|seconds| seconds.parse().ok());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn the_head_tells_when_it_was_made() {
+        let told = told(Format::Cymru, FIXTURES[11].1);
+        assert_eq!(told.entries, ["0.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"]);
+        assert_eq!(told.about.made_s, Some(1_787_936_101));
+    }
+}

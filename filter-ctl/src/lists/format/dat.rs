@@ -45,3 +45,43 @@ fn take(reading: &mut Reading, line: &Line<'_>, row: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn octets_are_decimal_and_high_levels_are_passed_over() {
+        let told = told(Format::Dat, FIXTURES[3].1);
+        assert_eq!(
+            told.entries,
+            [
+                "192.0.2.1/32 Example, Inc.",
+                "192.0.2.2/31 Example, Inc.",
+                "192.0.2.4/32 Example, Inc.",
+                "198.51.100.0/24 Other",
+            ]
+        );
+        assert_eq!((told.count, told.ignored), (2, 1));
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "001.002.003.004 - 001.002.003.009 , 127 , x\n192.0.2.009 - 192.0.2.001 , 0 , x\n192.0.2.1 - 192.0.2.256 , 0 , x\n192.0.2.1 - 192.0.2.0999 , 0 , x\n192.0.2.1 - 192.0.2.2\n192.0.2.1 - 192.0.2.2 , many , x\n192.0.2.1\n192.0.2.1 - 192.0.2.2 ,\n192.0.2.0300 - 192.0.2.2 , 1 , x\n192.0.2.010 - 192.0.2.011,9\n";
+        let told = told(Format::Dat, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:1: `192.0.2.009 - 192.0.2.001 , 0 , x`, the range is reversed: its end is before its start",
+                "3:13: `192.0.2.256`, no IP address",
+                "4:13: `192.0.2.0999`, an octet is over 255",
+                "5:1: `192.0.2.1 - 192.0.2.2`, no access level, which tells a block from an exception",
+                "6:25: `many`, no access level",
+                "7:1: `192.0.2.1`, no `first - last , level , name`",
+                "8:24: ``, no access level",
+                "9:1: `192.0.2.0300`, an octet is over 255",
+            ]
+        );
+        assert_eq!(told.entries, ["1.2.3.4/30 x", "1.2.3.8/31 x", "192.0.2.10/31"]);
+    }
+}

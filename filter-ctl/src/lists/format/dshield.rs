@@ -66,3 +66,34 @@ pub(super) fn length(column: &[u8]) -> Option<u8> {
         Err(_) => text.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn sizes_are_lengths_or_masks() {
+        let told = told(Format::Dshield, FIXTURES[12].1);
+        assert_eq!(told.entries, ["192.0.2.0/24 Some Net", "198.51.100.0/24 Other"]);
+        assert_eq!(told.count, 2);
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "192.0.2.0\t192.0.2.255\t24\t1\tx\n192.0.2.0\t192.0.2.255\t25\t1\tx\n192.0.2.0\t192.0.2.255\t255.0.255.0\t1\n192.0.2.0\t192.0.2.2x\t24\t1\n192.0.2.1\t192.0.2.255\t24\t1\n192.0.2.0\t192.0.2.255\n192.0.2.0 192.0.2.127 25 1 y\n192.0.2.0\t192.0.2.255\t255.255.255.128";
+        let told = told_as(Format::Dshield, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:23: `25`, does not agree with start and end",
+                "3:23: `255.0.255.0`, neither prefix length nor netmask",
+                "4:11: `192.0.2.2x`, no IP address",
+                "5:23: `24`, does not agree with start and end",
+                "6:1: `192.0.2.0\\t192.0.2.255`, no `start end netmask`",
+                "8:23: `255.255.255.128`, does not agree with start and end",
+            ]
+        );
+        assert_eq!(told.entries, ["192.0.2.0/24 x", "192.0.2.0/25 y"]);
+        assert!(told.about.cut.is_some());
+    }
+}

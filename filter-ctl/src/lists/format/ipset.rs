@@ -282,3 +282,71 @@ impl<'l> Iterator for Words<'l> {
         Some(word)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn a_save_is_the_union_of_its_sets() {
+        let told = told(Format::Ipset, FIXTURES[7].1);
+        assert_eq!(told.entries, ["192.0.2.0/25", "198.51.100.0/24 59s a b", "2001:db8::7/128"]);
+        assert_eq!(told.count, 4);
+    }
+
+    #[test]
+    fn verbs_are_carried_out_in_order() {
+        let text = "create a hash:net timeout 300\ncreate b hash:ip\nadd a 192.0.2.0/24\nadd a 192.0.2.77/25 timeout 9\nadd b 198.51.100.1\nadd b 198.51.100.2\ndel b 198.51.100.1\nadd b 198.51.100.9\ndel b 198.51.100.9\nadd b 198.51.100.9 -exist\nflush c\ncreate c hash:ip\nadd c 203.0.113.1\nflush c\nadd -exist c 203.0.113.2\nswap a c\ndestroy c\nipset add d 203.0.113.8-203.0.113.9\nrename d e\n";
+        let told = told(Format::Ipset, text);
+        assert_eq!(told.refused, [""; 0]);
+        assert_eq!(told.entries, ["198.51.100.2/32", "198.51.100.9/32", "203.0.113.2/32", "203.0.113.8/31"]);
+    }
+
+    #[test]
+    fn a_hole_is_taken_out_of_what_is_wider_in_its_own_set() {
+        let text = "create a hash:net\ncreate b hash:net\nadd a 10.0.0.0/8\nadd a 10.0.0.0/9 nomatch\nadd a 10.1.0.0/16\nadd a 10.1.2.0/24 nomatch\nadd b 10.9.0.0/16\n";
+        let told = told(Format::Ipset, text);
+        assert!(
+            told.entries.contains(&"10.128.0.0/9".to_owned())
+                && told.entries.contains(&"10.9.0.0/16".to_owned())
+        );
+        assert!(told.entries.contains(&"10.1.128.0/17".to_owned()), "{:?}", told.entries);
+        assert_eq!(told.entries.len(), 2 + 8);
+        assert_eq!(told.count, 5);
+    }
+
+    #[test]
+    fn lives_netmasks_and_comments() {
+        let text = "create a hash:ip netmask 24 timeout 60\nadd a 192.0.2.0 comment \"x timeout 5 \\n\" timeout 7\nadd a 198.51.100.0\nadd a 203.0.113.0 timeout 0 comment ''\n";
+        let told = told(Format::Ipset, text);
+        assert_eq!(
+            told.entries,
+            ["192.0.2.0/24 7s x timeout 5 \\n", "198.51.100.0/24 60s", "203.0.113.0/24"]
+        );
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "create p hash:ip,port family inet\nadd p 192.0.2.1,tcp:80\ncreate i hash:ip bitmask 255.0.255.0\nadd x 192.0.2.1,80\nadd x 192.0.2.01\n  nonsense x\nadd x\nadd x 192.0.2.9-192.0.2.1\nadd x 192.0.2.1 timeout soon\nadd x 192.0.2.1 forever\nswap x\nadd x 192.0.2.1\ncreate\nadd x 192.0.";
+        let told = told(Format::Ipset, text);
+        assert_eq!(
+            told.refused,
+            [
+                "1:10: `hash:ip,port`, a set of this type holds more or something else than addresses",
+                "3:18: `bitmask`, a set with a bitmask does not hold prefixes",
+                "4:7: `192.0.2.1,80`, more than an address, as in `hash:ip,port`",
+                "5:7: `192.0.2.01`, leading zeros are octal to some programs, decimal to others",
+                "6:3: `nonsense`, no verb of ipset: create, add, del, flush, swap, destroy",
+                "7:1: `add`, names no entry",
+                "8:7: `192.0.2.9-192.0.2.1`, the range is reversed: its end is before its start",
+                "9:25: `soon`, no timeout in seconds",
+                "10:17: `forever`, no option of an entry of addresses",
+                "11:1: `swap`, names no two sets",
+                "13:1: `create`, names no set",
+                "14:7: `192.0.`, neither IP address nor prefix",
+            ]
+        );
+        assert_eq!((told.entries.len(), told.ignored), (1, 1));
+        assert!(told.about.cut.is_some());
+    }
+}

@@ -58,7 +58,8 @@ impl Words {
     }
 
     fn clear(&mut self) {
-        (self.bytes.clear(), self.ends.clear());
+        self.bytes.clear();
+        self.ends.clear();
         self.is_too_many = false;
     }
 
@@ -122,8 +123,9 @@ impl<R: Read> Parser<'_, R> {
                 Kind::Word | Kind::Quoted => self.words.push(kind, place, &self.tokens.bytes),
             }
         }
+        let refusals = self.reading.refusals;
         self.statement();
-        if !self.stack.is_empty() {
+        if !self.stack.is_empty() || self.reading.refusals > refusals {
             self.cut();
         }
         Ok(())
@@ -308,9 +310,11 @@ impl<R: Read> Parser<'_, R> {
             self.reading.entry(prefix, said);
             return Ok(());
         };
-        let address = |end: &[u8]| span::address(end, Written::Usual).map_err(|why| (0, why.to_owned()));
-        let prefixes: Vec<Prefix> =
-            span::prefixes(address(start)?, address(end)?).map_err(|why| (0, why.to_owned()))?.collect();
+        let address = |part: &[u8]| span::address(part, Written::Usual);
+        let start = address(start).map_err(|why| (0, why.to_owned()))?;
+        // The second of `a-b` is in the first word, that of `a - b` in the third.
+        let end = address(end).map_err(|why| (rest - 1, why.to_owned()))?;
+        let prefixes: Vec<Prefix> = span::prefixes(start, end).map_err(|why| (0, why.to_owned()))?.collect();
         self.reading.range(prefixes, said);
         Ok(())
     }
@@ -367,5 +371,101 @@ fn foreign(words: &Words) -> Option<usize> {
         (!is_address).then_some(1)
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn a_ruleset_is_the_union_of_its_sets() {
+        let told = told(Format::Nft, FIXTURES[8].1);
+        assert_eq!(
+            told.entries,
+            [
+                "192.0.2.10/31 86400s",
+                "192.0.2.12/30 86400s",
+                "192.0.2.16/30 86400s",
+                "192.0.2.20/32 86400s",
+                "198.51.100.0/24 3540s x, {y}",
+                "203.0.113.5/32 5s",
+                "203.0.113.6/32",
+                "2001:db8::/32",
+            ]
+        );
+        assert_eq!((told.count, told.ignored), (5, 0));
+    }
+
+    #[test]
+    fn scripts_and_bare_lists() {
+        for text in [
+            "{ 192.0.2.1, 192.0.2.2 }",
+            "192.0.2.1, 192.0.2.2",
+            "192.0.2.1,\n192.0.2.2,\n",
+            "elements =\n{ 192.0.2.1, \\\n 192.0.2.2, }",
+            "elements={192.0.2.1,192.0.2.2}",
+            "#!/usr/sbin/nft -f\nflush set inet f x\nadd element inet f x { 192.0.2.1 }\nadd element inet f x { 192.0.2.2 timeout 0s }\n",
+            "define bad = { 192.0.2.1, 192.0.2.2 }\n",
+            "add set inet f x { type ipv4_addr; elements = { 192.0.2.1 - 192.0.2.2 }; }",
+            "table ip f { set x { type ipv4_addr\r\nelements = { 192.0.2.1-192.0.2.2 } } }",
+        ] {
+            let told = told(Format::Nft, text);
+            assert_eq!((told.refused, told.about.cut), (vec![], None), "{text}");
+            assert!(
+                told.entries.join(" ").starts_with("192.0.2.1/32 192.0.2.2/32"),
+                "{text} {:?}",
+                told.entries
+            );
+        }
+    }
+
+    #[test]
+    fn sets_of_something_else_are_refused_once() {
+        let text = "table inet f {\n set p {\n  type inet_service\n  elements = { 22, 80 }\n }\n set c {\n  type ipv4_addr . inet_service\n  elements = { 192.0.2.1 . 22 }\n }\n set i { typeof iifname; elements = { \"eth0\" }; }\n map m {\n  type ipv4_addr : verdict\n  elements = { 192.0.2.1 : drop }\n }\n set ok { typeof ip daddr; elements = { 192.0.2.7 }; }\n}\n";
+        let told = told(Format::Nft, text);
+        assert_eq!(
+            told.refused,
+            [
+                "3:8: `inet_service`, a set of this type holds more or something else than addresses",
+                "7:8: `ipv4_addr`, a set of this type holds more or something else than addresses",
+                "10:17: `iifname`, a set of this type holds more or something else than addresses",
+                "11:2: `map`, a map, not a set of addresses",
+            ]
+        );
+        assert_eq!((told.entries, told.ignored), (vec!["192.0.2.7/32".to_owned()], 4));
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "{ 192.0.2.1,\n  192.0.2.1/24, 192.0.2.9-192.0.2.1, \"eth0\", 192.0.2.1 . 22,\n 192.0.2.1 : drop, 192.0.2.01, 192.0.2.1 192.0.2.2,\n192.0.2.3 timeout soon, 192.0.2.4 expires 0s, 192.0.2.5 - x, {1}, }\n}\ndelete element ip f x { 192.0.2.1 }\n";
+        let told = told(Format::Nft, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:3: `192.0.2.1/24`, host bits are set: 192.0.2.0/24 is the whole prefix, 192.0.2.1 the one address; --mask takes the first",
+                "2:17: `192.0.2.9-192.0.2.1`, the range is reversed: its end is before its start",
+                "2:38: `eth0`, a name, not an address",
+                "2:46: `192.0.2.1`, a concatenation, which is more than an address",
+                "3:2: `192.0.2.1`, an element of a map",
+                "3:20: `192.0.2.01`, leading zeros are octal to some programs, decimal to others",
+                "3:42: `192.0.2.2`, no comma before it",
+                "4:19: `soon`, no duration, such as 58m59s996ms",
+                "4:59: `x`, no IP address",
+                "4:62: `{`, a name, not an address",
+                "5:1: `}`, a brace that closes nothing",
+                "6:1: `delete`, takes elements away, which is not followed",
+            ]
+        );
+        assert_eq!((told.entries, told.ignored), (vec!["192.0.2.1/32".to_owned()], 1));
+    }
+
+    #[test]
+    fn a_brace_that_is_not_closed_is_a_cut() {
+        let told = told(Format::Nft, "table ip f {\n set x {\n elements = { 192.0.2.1,\n 192.0.2.1");
+        assert_eq!((told.entries, told.refused), (vec!["192.0.2.1/32".to_owned()], vec![]));
+        assert_eq!(told.about.cut.as_deref(), Some("it ends in the middle, in line 4"));
+        let text = "table ip f {\n set x {\n elements = { 192.0.2.1 }\n }\n";
+        assert!(super::super::tests::told(Format::Nft, text).about.cut.is_some());
     }
 }

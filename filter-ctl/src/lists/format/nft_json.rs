@@ -140,10 +140,12 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.0.element.place = self.0.spot.token();
         Ok(())
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.element.place = self.0.spot.token();
         Ok(())
     }
 
@@ -358,5 +360,82 @@ impl<'de> Visitor<'de> for Counted<'_> {
             self.0.ignored += 1;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn elements_have_four_shapes() {
+        let told = told(Format::NftJson, FIXTURES[9].1);
+        assert_eq!(
+            told.entries,
+            [
+                "192.0.2.10/31",
+                "192.0.2.12/30",
+                "192.0.2.16/30",
+                "192.0.2.20/32",
+                "192.0.2.128/25",
+                "198.51.100.0/24 3539s x",
+                "203.0.113.5/32",
+                "203.0.113.8/31 60s",
+                "2001:db8::1/128",
+            ]
+        );
+        assert_eq!((told.count, told.ignored), (6, 1));
+    }
+
+    #[test]
+    fn sets_of_something_else_are_refused_once() {
+        let text = "{\"nftables\":[\n{\"set\":{\"type\":\"inet_service\",\"elem\":[22,80]}},\n{\"set\":{\"type\":[\"ipv4_addr\",\"inet_service\"],\"elem\":[{\"concat\":[\"192.0.2.1\",22]}]}},\n{\"map\":{\"type\":\"ipv4_addr\",\"map\":\"verdict\",\"elem\":[[\"192.0.2.1\",{\"drop\":null}]]}},\n{\"delete\":{\"element\":{\"elem\":[\"192.0.2.1\"]}}},\n{\"add\":{\"element\":{\"family\":\"ip\",\"elem\":\"192.0.2.7\"}}},{\"add\":{\"set\":{\"type\":\"ipv4_addr\",\"timeout\":9,\"elem\":[\"192.0.2.8\",{\"elem\":{\"val\":\"192.0.2.9\",\"timeout\":0}}]}}}]}";
+        let told = told(Format::NftJson, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:16: `inet_service`, a set of this type holds more or something else than addresses",
+                "3:16: `[`, a set of this type holds more or something else than addresses",
+                "4:2: `map`, a map, not a set of addresses",
+                "5:2: `delete`, takes elements away, which is not followed",
+            ]
+        );
+        assert_eq!(told.entries, ["192.0.2.7/32", "192.0.2.8/32 9s", "192.0.2.9/32"]);
+        assert_eq!(told.ignored, 3);
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "{\"nftables\":[{\"set\":{\"elem\":[\n \"192.0.2.01\",\n {\"prefix\":{\"addr\":\"192.0.2.1\",\"len\":24}},\n {\"prefix\":{\"addr\":\"192.0.2.0\"}},\n {\"range\":[\"192.0.2.9\",\"192.0.2.1\"]},\n {\"range\":[\"192.0.2.9\"]},\n {\"elem\":{\"val\":\"x\",\"timeout\":5}},\n {\"concat\":[\"192.0.2.1\",22]},\n 22, {\"set\":[\"192.0.2.1\"]}, {\"range\":[\"192.0.2.1\",\"y\"]}, [\"192.0.2.1\",\"drop\"], {\"elem\":{}}, null]}}]}";
+        let told = told(Format::NftJson, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:2: `192.0.2.01`, leading zeros are octal to some programs, decimal to others",
+                "3:20: `192.0.2.1/24`, host bits are set: 192.0.2.0/24 is the whole prefix, 192.0.2.1 the one address; --mask takes the first",
+                "4:20: `192.0.2.0/`, no prefix length",
+                "5:12: `192.0.2.9-192.0.2.1`, the range is reversed: its end is before its start",
+                "6:2: ``, a range has two ends",
+                "7:17: `x`, neither IP address nor prefix",
+                "8:2: ``, no address, prefix or range",
+                "9:2: ``, no address, prefix or range",
+                "9:6: ``, no address, prefix or range",
+                "9:51: `y`, no IP address",
+                "9:58: ``, no address, prefix or range",
+                "9:80: ``, no address, prefix or range",
+                "9:93: ``, no address, prefix or range",
+            ]
+        );
+        assert_eq!(told.entries, [""; 0]);
+    }
+
+    #[test]
+    fn an_end_in_the_middle_is_a_cut_wherever_it_is() {
+        let text = FIXTURES[9].1.trim_end();
+        for end in 1..text.len() {
+            let told = told_as(Format::NftJson, &text[..end]);
+            assert!(told.about.cut.is_some() && told.refused.is_empty(), "{end}");
+        }
+        assert!(error("{\"nftables\": [}").starts_with("1:15: no JSON: "));
     }
 }

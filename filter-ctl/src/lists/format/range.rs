@@ -100,3 +100,53 @@ pub(super) fn take(
         Err(why) => text::refuse(reading, line, whole, why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn ranges_of_all_kinds() {
+        let told = told(Format::Range, FIXTURES[1].1);
+        assert_eq!(
+            told.entries,
+            [
+                "1.0.0.0/24",
+                "192.0.2.1/32",
+                "192.0.2.2/31",
+                "192.0.2.4/32",
+                "192.0.2.64/26 64496\tUS\tEXAMPLE".replace('\t', "").as_str(),
+                "198.51.100.0/24 all of it",
+                "203.0.113.7/32",
+                "2001:db8::/120",
+            ]
+        );
+        assert_eq!(told.count, 6);
+    }
+
+    #[test]
+    fn numbers_beyond_ipv4_are_ipv6() {
+        let six = "\"281470681743360\",\"281470681743615\",\"-\"\n\"42540766411282592856903984951653826560\",\"42540766411282592856903984951653826561\",\"x\"";
+        assert_eq!(told(Format::Range, six).entries, ["0.0.0.0/24 \"-\"", "2001:db8::/127 \"x\""]);
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = "192.0.2.1-192.0.2.2\n192.0.2.9 - 192.0.2.1\n 192.0.2.1-192.0.2.01\n192.0.2.1-\n192.0.2.1-2001:db8::\n192.0.2.1-192.0.2.2 x\n192.0.2.1/24\n192.0.2.1-192.0.2.2 , 100 , x\nname\n16777216-5\n1,x\n";
+        assert_eq!(
+            told(Format::Range, text).refused,
+            [
+                "2:1: `192.0.2.9 - 192.0.2.1`, the range is reversed: its end is before its start",
+                "3:12: `192.0.2.01`, leading zeros are octal to some programs, decimal to others",
+                "4:11: ``, no IP address",
+                "5:1: `192.0.2.1-2001:db8::`, the ends of the range are of two families",
+                "6:21: `x`, only a comment may follow an entry, after `#`, `;` or `//`",
+                "7:1: `192.0.2.1/24`, host bits are set: 192.0.2.0/24 is the whole prefix, 192.0.2.1 the one address; --mask takes the first",
+                "8:21: `, 100 , x`, only a comment may follow an entry, after `#`, `;` or `//`",
+                "9:1: `name`, neither IP address nor prefix",
+                "10:1: `16777216-5`, the range is reversed: its end is before its start",
+                "11:1: `1`, no IP address",
+            ]
+        );
+    }
+}

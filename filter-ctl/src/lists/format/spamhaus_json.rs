@@ -119,3 +119,46 @@ impl<'de> Visitor<'de> for Object<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::tests::*;
+    #[test]
+    fn the_last_line_declares_how_many_there_are() {
+        let told = told(Format::SpamhausJson, FIXTURES[5].1);
+        assert_eq!(told.entries, ["192.0.2.0/25 SBL100001", "2001:db8:1::/48 SBL100002"]);
+        assert_eq!((told.about.declared, told.count, told.ignored), (Some(3), 3, 1));
+        assert_eq!(told.about.made_s, Some(1_791_060_242));
+    }
+
+    #[test]
+    fn each_refused_token_is_told_with_its_place() {
+        let text = r#"{"cidr":"192.0.2.0/24"}
+garbage
+  {"sblid":"SBL1", "cidr": "192.0.2.1/24"}
+{"cidr":7}
+{"sblid":"SBL1"}
+{"cidr":"192.0.2.0/24"} x
+[1]
+{"cidr":"192.0.2.0
+{"cidr":"1.2.3.04"}
+{"cidr":"192.0.2.0/2"#;
+        let told = told(Format::SpamhausJson, text);
+        assert_eq!(
+            told.refused,
+            [
+                "2:1: `garbage`, no JSON: expected value",
+                "3:28: `192.0.2.1/24`, host bits are set: 192.0.2.0/24 is the whole prefix, 192.0.2.1 the one address; --mask takes the first",
+                "4:9: `7`, not a text",
+                "5:1: `{\\\"sblid\\\":\\\"SBL1\\\"}`, no `cidr`",
+                "6:25: `x`, no JSON: trailing characters",
+                "7:1: `[1]`, no JSON: invalid type: sequence, expected an object",
+                "8:1: `{\\\"cidr\\\":\\\"192.0.2.0`, an object that ends in the middle",
+                "9:9: `1.2.3.04`, leading zeros are octal to some programs, decimal to others",
+                "10:1: `{\\\"cidr\\\":\\\"192.0.2.0/2`, an object that ends in the middle",
+            ]
+        );
+        assert!(told.about.cut.is_some());
+    }
+}
