@@ -17,6 +17,7 @@ use super::keeper::Keeper;
 use super::state::CrowdsecState;
 use crate::control::Control;
 use crate::guard;
+use crate::lists::holes::Holes;
 use crate::holds::Change;
 use crate::host::{self, monotonic_now};
 use crate::lists::crowdsec::{Decisions, OWNER};
@@ -172,9 +173,21 @@ impl Client {
         }
         let addresses = host::network::addresses()?;
         let ssh_peers = host::ssh::peers()?;
+        let control = Control::open(keeper.place(), keeper.author("crowdsec"))?;
+        let never = control.store().map_or_else(|_| Ok(Vec::new()), |store| store.never())?;
+        drop(control);
+        let holes: Holes = never.iter().map(|never| never.prefix).collect();
         let harms = |prefixes: &[Prefix]| {
             let dangers = guard::dangers(Action::Block, prefixes, &addresses, &ssh_peers);
-            dangers.into_iter().map(|danger| (danger.prefix, danger.to_string())).collect()
+            let mut harms: Vec<(Prefix, String)> =
+                dangers.into_iter().map(|danger| (danger.prefix, danger.to_string())).collect();
+            for prefix in prefixes {
+                let known = harms.iter().any(|(harmful, _)| harmful == prefix);
+                if let Some(hole) = holes.overlapping(prefix).first().filter(|_| !known) {
+                    harms.push((*prefix, format!("{prefix} concerns {hole}, which no list may block")));
+                }
+            }
+            harms
         };
         let applied = self.decisions.answer(&stream, monotonic_now(), harms);
         let told = applied.put_off.iter().take(MOST_TOLD);
