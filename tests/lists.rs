@@ -9,14 +9,14 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use filter_tests::kernel_side::test_run;
-use filter_tests::lab::{Finished, Host, eventually, fails};
+use filter_tests::lab::{Finished, Host, eventually, fails, filter_ctl_path};
 use serde_json::Value;
 
 const XDP_DROP: u32 = 1;
@@ -399,6 +399,77 @@ fn killed_at_any_step_the_list_is_the_old_one_or_the_new_one() {
         seen[usize::from(is_new)] += 1;
     }
     assert!(seen.iter().all(|times| *times > 0), "{seen:?}");
+}
+
+/// Runs `list update feed` with a fault put into one of its calls. Returns what it said.
+fn update_with(host: &Host, call: &str, fault: &str, position: u32) -> Finished {
+    let mut command = Command::new("strace");
+    let inject = format!("inject={call}:{fault}:when={position}");
+    command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    command.arg(filter_ctl_path()).args(["list", "update", "feed"]);
+    Finished::from(host.output(command).unwrap())
+}
+
+#[test]
+fn killed_or_refused_at_any_call_the_list_is_whole() {
+    let host = filtering(&["--max-ipv4", "20000"]);
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    // The never-block set is the first thing that is written.
+    let (old, new) = (addresses(0..3000), addresses(1500..4500));
+    let feed = Feed::new(&old);
+    add(&host, "feed", &feed, &[]).done();
+    let mut is_new = false;
+    let mut ends = BTreeMap::<&str, u32>::new();
+    let kill = "signal=KILL";
+    for (call, fault, step) in [
+        ("pwrite64", kill, 5),
+        ("fdatasync", kill, 1),
+        ("fsync", kill, 1),
+        ("ftruncate", kill, 1),
+        ("mmap", kill, 23),
+        ("pwrite64", "error=ENOSPC", 7),
+        ("mmap", "error=ENOMEM", 23),
+        ("fdatasync", "error=EIO", 1),
+    ] {
+        for position in (1..).step_by(step) {
+            let when = format!("{call}, {fault}, {position}");
+            feed.write(if is_new { &old } else { &new });
+            let ended = update_with(&host, call, fault, position);
+            let [first, last] = ["198.18.0.1", "198.18.17.1"].map(|source| verdict(&host, source));
+            let is_new_now = match (first.as_str(), last.as_str()) {
+                ("drop", "pass") => false,
+                ("pass", "drop") => true,
+                other => panic!("{when}: neither the old nor the new list: {other:?}; {ended:?}"),
+            };
+            assert_eq!([verdict(&host, "198.18.8.1"), verdict(&host, "203.0.113.7")], ["drop", "drop"], "{when}");
+            all_is_well(&host);
+            if ended.code == Some(0) || ended.code == Some(4) {
+                assert_ne!(is_new_now, is_new, "{when}: it said that it was done: {ended:?}");
+            }
+            *ends.entry(if is_new_now == is_new { "old" } else { "new" }).or_default() += 1;
+            is_new = is_new_now;
+            if ended.code == Some(0) {
+                break;
+            }
+        }
+    }
+    assert!(ends.len() == 2 && ends["old"] > 10, "{ends:?}");
+}
+
+#[test]
+fn two_million_lines_of_which_a_third_are_twice_there() {
+    let host = filtering(&["--max-ipv4", "1500000"]);
+    // Each of 1.4 million once, and of these 600,000 a second time, from the other end.
+    let text = addresses(0..1_400_000) + &addresses((800_000..1_400_000).rev());
+    let feed = Feed::new(&text);
+    let added = add(&host, "large", &feed, &["--json"]).done().json();
+    let found = &added["lists"][0]["found"];
+    assert_eq!([&found["listed"], &found["duplicates"]], [2_000_000, 600_000]);
+    assert_eq!(numbers(&added), [1_400_000, 0, 0]);
+    assert_eq!([action(&host, "198.18.0.0"), action(&host, "198.39.92.191"), action(&host, "198.39.92.192")], [XDP_DROP, XDP_DROP, XDP_PASS]);
+    host.ctl(&["list", "remove", "large"]).done();
+    assert_eq!(action(&host, "198.18.0.0"), XDP_PASS);
+    all_is_well(&host);
 }
 
 #[test]
