@@ -5,7 +5,9 @@ use anyhow::{Context as _, Result, ensure};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
-use super::merged::{Blocks, Cursor, InForce, View, block_where, merged, prefix_blob, prefix_of};
+use super::merged::{
+    Blocks, Cursor, Finder, InForce, View, block_where, decoded, merged, prefix_blob, prefix_of,
+};
 use super::{Bounds, Damaged, Holed, Store, wall_now_s};
 use crate::lists::block::{self, Block};
 use crate::lists::format::Format;
@@ -285,7 +287,7 @@ impl Store {
         while let Some((first, bytes)) =
             block_where(&self.db, list.id, generation, "first > ?3 ORDER BY first", &after)?
         {
-            let block = block::decode(&bytes).map_err(|damaged| Damaged(damaged.to_string()))?;
+            let block = decoded(&bytes)?;
             on_block(block, &bytes)?;
             after = first;
         }
@@ -298,18 +300,9 @@ impl Store {
     ///
     /// If it can't be read.
     pub fn said(&self, list: &InForce, prefix: &Prefix) -> Result<Option<(Prefix, String)>> {
-        for length in (0..=prefix.prefix_len()).rev() {
-            let Some(wider) = prefix.widened(length) else { continue };
-            let found = block_where(
-                &self.db,
-                list.id,
-                list.generation,
-                "first <= ?3 ORDER BY first DESC",
-                &prefix_blob(&wider),
-            )?;
-            let Some((_, bytes)) = found else { continue };
-            let block = block::decode(&bytes).map_err(|damaged| Damaged(damaged.to_string()))?;
-            if let Ok(position) = block.items.binary_search_by_key(&wider, |item| item.prefix) {
+        let mut finder = Finder::new(&self.db, list);
+        for wider in (0..=prefix.prefix_len()).rev().filter_map(|length| prefix.widened(length)) {
+            if let Some((block, position)) = finder.find(&wider)? {
                 return Ok(Some((wider, block.comment(position).to_owned())));
             }
         }
@@ -322,21 +315,15 @@ impl Store {
     ///
     /// If they can't be read.
     pub fn touching(&self, list: &InForce, prefix: &Prefix) -> Result<Vec<Prefix>> {
-        let block_of = |condition: &str, first: &[u8]| -> Result<Option<(Vec<u8>, Block)>> {
-            let found = block_where(&self.db, list.id, list.generation, condition, first)?;
-            let decoded = |(first, bytes): (Vec<u8>, Vec<u8>)| {
-                let block = block::decode(&bytes).map_err(|damaged| Damaged(damaged.to_string()))?;
-                Ok((first, block))
-            };
-            found.map(decoded).transpose()
-        };
+        let mut finder = Finder::new(&self.db, list);
         let mut touching = Vec::new();
         for wider in (0..prefix.prefix_len()).filter_map(|length| prefix.widened(length)) {
-            let block = block_of("first <= ?3 ORDER BY first DESC", &prefix_blob(&wider))?;
-            let is_there =
-                |block: &Block| block.items.binary_search_by_key(&wider, |item| item.prefix).is_ok();
-            touching.extend(block.is_some_and(|(_, block)| is_there(&block)).then_some(wider));
+            touching.extend(finder.find(&wider)?.map(|_| wider));
         }
+        let block_of = |condition: &str, first: &[u8]| -> Result<Option<(Vec<u8>, Block)>> {
+            let found = block_where(&self.db, list.id, list.generation, condition, first)?;
+            found.map(|(first, bytes)| Ok((first, decoded(&bytes)?))).transpose()
+        };
         let mut next = match block_of("first <= ?3 ORDER BY first DESC", &prefix_blob(prefix))? {
             None => block_of("first > ?3 ORDER BY first", &prefix_blob(prefix))?,
             found => found,

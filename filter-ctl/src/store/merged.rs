@@ -451,7 +451,7 @@ impl<'d> Cursor<'d> {
     }
 
     fn take_block(&mut self, bytes: &[u8]) -> Result<()> {
-        self.block = block::decode(bytes).map_err(|damaged| Damaged(damaged.to_string()))?;
+        self.block = decoded(bytes)?;
         self.position = 0;
         Ok(())
     }
@@ -505,6 +505,40 @@ impl<'d> Cursor<'d> {
         }
         Ok(())
     }
+}
+
+/// Finds single prefixes of a generation, close to each other as a rule: the block that was read last is kept.
+pub(super) struct Finder<'d> {
+    db: &'d Connection,
+    list: &'d InForce,
+    block: Block,
+}
+
+impl<'d> Finder<'d> {
+    pub fn new(db: &'d Connection, list: &'d InForce) -> Self {
+        Self { db, list, block: Block::default() }
+    }
+
+    /// The block that holds exactly this prefix, and where in it.
+    pub fn find(&mut self, prefix: &Prefix) -> Result<Option<(&Block, usize)>> {
+        let is_here = |block: &Block| {
+            let [first, last] = [block.items.first(), block.items.last()];
+            first.is_some_and(|first| first.prefix <= *prefix) && last.is_some_and(|last| *prefix <= last.prefix)
+        };
+        if !is_here(&self.block) {
+            let order = "first <= ?3 ORDER BY first DESC";
+            let found = block_where(self.db, self.list.id, self.list.generation, order, &prefix_blob(prefix))?;
+            let Some((_, bytes)) = found else { return Ok(None) };
+            self.block = decoded(&bytes)?;
+        }
+        let position = self.block.items.binary_search_by_key(prefix, |item| item.prefix);
+        Ok(position.ok().map(|position| (&self.block, position)))
+    }
+}
+
+/// A block of the store's.
+pub(super) fn decoded(bytes: &[u8]) -> Result<Block> {
+    block::decode(bytes).map_err(|damaged| Damaged(damaged.to_string()).into())
 }
 
 /// The first block of a generation for which this holds: its first prefix, and its bytes.
