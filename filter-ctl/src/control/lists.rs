@@ -23,9 +23,9 @@ use crate::store::{
     Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
 };
 
-/// Entries that are written to the tables at once: of each some 250 bytes are in memory meanwhile, and each time all keys of
-/// the tables are gone over.
-const AT_ONCE: usize = 1 << 17;
+/// Entries that are written to the tables at once: of each some 250 bytes are in memory meanwhile, 16 MB in all, and each time
+/// the keys behind the first of them are gone over.
+const AT_ONCE: usize = 1 << 16;
 
 /// Prefixes that a change names; of more the rest is counted.
 const MOST_NAMED: usize = 20;
@@ -124,19 +124,28 @@ enum Pass {
 }
 
 impl Sides<'_> {
-    /// What is enforced for a key before and after.
-    fn of(&self, compared: &Compared<'_>) -> [Option<Entry>; 2] {
-        [(&self.old, compared.old), (&self.new, compared.new)].map(|(list, until)| {
-            match (list.as_ref().zip(until), compared.others) {
-                (held, []) => held.map(|(list, until)| list.entry(compared.key, until)),
-                (None, others) => enforced(compared.key, others),
-                (Some((list, until)), others) => {
-                    let mut holds: Vec<Hold> = others.to_vec();
-                    holds.push(list.hold(until));
-                    enforced(compared.key, &holds)
-                }
-            }
-        })
+    /// The entry that is to be made or changed for a key.
+    fn made(&self, compared: &Compared<'_>, is_undone: bool) -> Option<Entry> {
+        let mut sides = [(&self.old, compared.old), (&self.new, compared.new)];
+        if is_undone {
+            sides.reverse();
+        }
+        let [from, to] = sides.map(|(list, until)| list.as_ref().zip(until));
+        if compared.others.is_empty() {
+            return to.map(|(list, until)| list.entry(compared.key, until));
+        }
+        let enforced = |held: Option<(&InForce, Deadline)>| {
+            let mut holds: Vec<Hold> = compared.others.to_vec();
+            holds.extend(held.map(|(list, until)| list.hold(until)));
+            enforced(compared.key, &holds)
+        };
+        enforced(to).filter(|to| enforced(from).as_ref() != Some(to))
+    }
+
+    /// Whether nobody holds a key any more.
+    fn is_gone(&self, compared: &Compared<'_>, is_undone: bool) -> bool {
+        let to = if is_undone { compared.old } else { compared.new };
+        to.is_none() && compared.others.is_empty()
     }
 
     fn compare(&self, store: &Store, on_key: impl FnMut(Compared<'_>) -> Result<()>) -> Result<Holed> {
@@ -198,14 +207,11 @@ impl Sides<'_> {
                 if compared.old == compared.new {
                     return Ok(());
                 }
-                let [before, after] = self.of(&compared);
-                let (from, to) = if is_undone { (after, before) } else { (before, after) };
-                match (*pass, from, to) {
-                    (Pass::There, from, Some(to)) if from.as_ref() != Some(&to) => targets.push(Target::There(to)),
-                    (Pass::Gone, Some(from), None) => targets.push(Target::Gone(from.key)),
-                    _ => return Ok(()),
-                }
-                if targets.len() == AT_ONCE {
+                targets.extend(match pass {
+                    Pass::There => self.made(&compared, is_undone).map(Target::There),
+                    Pass::Gone => self.is_gone(&compared, is_undone).then_some(Target::Gone(compared.key)),
+                });
+                if targets.len() >= AT_ONCE {
                     filter.bring(std::mem::take(&mut targets))?;
                 }
                 Ok(())

@@ -206,10 +206,13 @@ impl<C: Cells> Table<C> {
             self.set_header(used_of(family), used.into());
             return;
         }
+        // What comes before the first of them stays as it is: of many that are added in their order, all.
+        let mut moved = moved.peekable();
+        let first = moved.peek().map_or(used, |touched| self.position_among(family, &touched.key, 0, used));
         let before: Vec<u64> =
-            (0..used).map(|place| self.get(Region::Order, self.order_word(family, place))).collect();
+            (first..used).map(|place| self.get(Region::Order, self.order_word(family, place))).collect();
         let mut before = before.into_iter().peekable();
-        let mut after = 0;
+        let mut after = first;
         let mut push = |table: &Self, word: u64| {
             table.set(Region::Order, table.order_word(family, after), word);
             after += 1;
