@@ -34,6 +34,15 @@ fn take(reading: &mut Reading, line: &Line<'_>, row: &[u8]) {
     };
     let end = columns.iter().position(|byte| *byte == b',').unwrap_or(columns.len());
     let (level, name) = (columns[..end].trim_ascii(), columns.get(end + 1..).unwrap_or_default());
+    if end == columns.len() && !line.is_ended {
+        // 12 may be the start of 128, which is no block.
+        return text::refuse(
+            reading,
+            line,
+            if level.is_empty() { columns } else { level },
+            "an access level that may be cut",
+        );
+    }
     match str::from_utf8(level).ok().and_then(|level| level.parse::<u32>().ok()) {
         None => {
             text::refuse(reading, line, if level.is_empty() { columns } else { level }, "no access level")
@@ -83,5 +92,15 @@ mod tests {
             ]
         );
         assert_eq!(told.entries, ["1.2.3.4/30 x", "1.2.3.8/31 x", "192.0.2.10/31"]);
+    }
+
+    #[test]
+    fn a_level_that_may_be_cut_is_not_believed() {
+        let text = "192.0.2.1 - 192.0.2.2 , 12";
+        let whole = told(Format::Dat, format!("{text}\n"));
+        assert_eq!(whole.count, 1);
+        let cut = told(Format::Dat, text);
+        assert_eq!(cut.refused, ["1:25: `12`, an access level that may be cut"]);
+        assert_eq!((cut.count, cut.about.cut.as_deref()), (0, Some("it ends in the middle, in line 1")));
     }
 }
