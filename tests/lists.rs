@@ -73,7 +73,8 @@ fn add(host: &Host, name: &str, feed: &Feed, more: &[&str]) -> Finished {
 /// What `explain` says: the verdict, and the lists that hold the address.
 fn explained(host: &Host, address: &str) -> (String, Vec<String>) {
     let said = host.ctl(&["explain", address, "--json"]).done().json();
-    let lists = said["lists"].as_array().unwrap().iter().map(|list| list["list"].as_str().unwrap().to_owned());
+    let lists =
+        said["lists"].as_array().unwrap().iter().map(|list| list["list"].as_str().unwrap().to_owned());
     (said["verdict"].as_str().unwrap().to_owned(), lists.collect())
 }
 
@@ -123,7 +124,10 @@ fn a_list_is_taken_updated_rolled_back_and_removed() {
 
     host.ctl(&["list", "rollback", "scan"]).done();
     assert_eq!([verdict(&host, "198.51.100.7"), verdict(&host, "2001:db8:bad::1")], ["drop", "pass"]);
-    assert_eq!((shown(&host, "scan")["generation"].clone(), shown(&host, "scan")["held"].clone()), (1.into(), true.into()));
+    assert_eq!(
+        (shown(&host, "scan")["generation"].clone(), shown(&host, "scan")["held"].clone()),
+        (1.into(), true.into())
+    );
     fails(&host.ctl(&["list", "rollback", "scan"]), 1, &["no such generation", "1, 2"]);
     // Back from back.
     host.ctl(&["list", "rollback", "scan", "--to", "2"]).done();
@@ -142,13 +146,15 @@ fn a_list_is_taken_updated_rolled_back_and_removed() {
 #[test]
 fn what_holds_a_prefix_keeps_it_when_another_lets_go() {
     let host = filtering(&[]);
-    let (wide, narrow) = (Feed::new("203.0.113.0/24\n"), Feed::new("203.0.113.64/26\n203.0.113.0/24\n198.51.100.1\n"));
+    let (wide, narrow) =
+        (Feed::new("203.0.113.0/24\n"), Feed::new("203.0.113.64/26\n203.0.113.0/24\n198.51.100.1\n"));
     add(&host, "wide", &wide, &[]).done();
     add(&host, "narrow", &narrow, &[]).done();
     host.ctl(&["block", "add", "203.0.113.64/26", "--ttl", "1h", "--reason", "flood"]).done();
     assert_eq!(explained(&host, "203.0.113.70").1, ["narrow", "wide"]);
     let holders = host.ctl(&["show", "203.0.113.64/26", "--json"]).done().json();
-    let owners: Vec<_> = holders["decides"]["holders"].as_array().unwrap().iter().map(|h| h["owner"].clone()).collect();
+    let owners: Vec<_> =
+        holders["decides"]["holders"].as_array().unwrap().iter().map(|h| h["owner"].clone()).collect();
     assert_eq!(owners, ["list:narrow", "manual"]);
 
     // The inner goes, and the outer still covers it.
@@ -213,7 +219,10 @@ fn what_is_no_list_changes_nothing() {
         fails(&host.ctl(&["list", "update", "feed"]), 1, &[words, "generation 1 stays in force"]);
         let overview = host.ctl(&["list", "ls", "--json"]).done().json();
         assert_eq!(overview["lists"][0]["trouble"]["kind"], kind, "{words}");
-        assert_eq!((overview["lists"][0]["entries"].clone(), verdict(&host, "198.18.3.1")), (1000.into(), "drop".into()));
+        assert_eq!(
+            (overview["lists"][0]["entries"].clone(), verdict(&host, "198.18.3.1")),
+            (1000.into(), "drop".into())
+        );
     }
     let metrics = host.ctl(&["metrics"]).done().stdout;
     assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 9"), "{metrics}");
@@ -264,11 +273,18 @@ fn no_list_blocks_what_this_host_has_and_needs() {
     host.ip("link set flt0 up").unwrap();
     host.ip("link set flt1 up").unwrap();
     host.ip("route add default via 203.0.113.1").unwrap();
-    let level1 = Feed::new("0.0.0.0/8\n10.0.0.0/8\n127.0.0.0/8\n169.254.0.0/16\n192.168.0.0/16\n203.0.113.0/24\n224.0.0.0/3\n");
+    let level1 = Feed::new(
+        "0.0.0.0/8\n10.0.0.0/8\n127.0.0.0/8\n169.254.0.0/16\n192.168.0.0/16\n203.0.113.0/24\n224.0.0.0/3\n",
+    );
     let dry = add(&host, "level1", &level1, &["--dry-run"]).done();
-    assert!(dry.stderr.contains("10.0.0.0/8 of level1 is left out") , "{dry:?}");
+    assert!(dry.stderr.contains("10.0.0.0/8 of level1 is left out"), "{dry:?}");
     let taken = add(&host, "level1", &level1, &[]).done();
-    assert!(taken.stderr.contains("203.0.113.0/24 of level1 has holes, since no list may block 203.0.113.1/32, 203.0.113.10/32"), "{taken:?}");
+    assert!(
+        taken.stderr.contains(
+            "203.0.113.0/24 of level1 has holes, since no list may block 203.0.113.1/32, 203.0.113.10/32"
+        ),
+        "{taken:?}"
+    );
     for safe in ["10.9.0.7", "10.200.0.1", "127.0.0.1", "169.254.1.1", "203.0.113.1", "203.0.113.10"] {
         assert_eq!((verdict(&host, safe), action(&host, safe)), ("pass".into(), XDP_PASS), "{safe}");
     }
@@ -276,17 +292,24 @@ fn no_list_blocks_what_this_host_has_and_needs() {
         assert_eq!((verdict(&host, blocked), action(&host, blocked)), ("drop".into(), XDP_DROP), "{blocked}");
     }
     let said = host.ctl(&["explain", "203.0.113.1"]).done().stdout;
-    assert!(said.contains("in the list level1, to block 203.0.113.0/24; but no list may block 203.0.113.1/32"), "{said}");
+    assert!(
+        said.contains("in the list level1, to block 203.0.113.0/24; but no list may block 203.0.113.1/32"),
+        "{said}"
+    );
     all_is_well(&host);
 
     // An operator unblocks one address by a hole, and blocks what is in a hole by hand.
     host.ctl(&["never", "add", "203.0.113.77", "--reason", "a customer"]).done();
-    assert_eq!([verdict(&host, "203.0.113.77"), verdict(&host, "203.0.113.76"), verdict(&host, "203.0.113.78")], ["pass", "drop", "drop"]);
+    assert_eq!(
+        [verdict(&host, "203.0.113.77"), verdict(&host, "203.0.113.76"), verdict(&host, "203.0.113.78")],
+        ["pass", "drop", "drop"]
+    );
     host.ctl(&["block", "add", "203.0.113.77"]).done();
     assert_eq!(verdict(&host, "203.0.113.77"), "drop");
     host.ctl(&["block", "del", "203.0.113.77"]).done();
     let never = host.ctl(&["never", "list", "--json"]).done().json();
-    let row = |prefix: &str| never["never"].as_array().unwrap().iter().find(|row| row["prefix"] == prefix).cloned();
+    let row =
+        |prefix: &str| never["never"].as_array().unwrap().iter().find(|row| row["prefix"] == prefix).cloned();
     assert_eq!(row("203.0.113.77/32").unwrap()["reason"], "a customer");
     assert_eq!(row("203.0.113.1/32").unwrap()["kind"], "gateway");
     all_is_well(&host);
@@ -320,14 +343,26 @@ fn hits_are_told_by_list_and_entry() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|list| (list["name"].as_str().unwrap(), ["packets", "packets_alone"].map(|name| list[name].as_u64().unwrap())))
+        .map(|list| {
+            (
+                list["name"].as_str().unwrap(),
+                ["packets", "packets_alone"].map(|name| list[name].as_u64().unwrap()),
+            )
+        })
         .collect();
     assert_eq!(hits, BTreeMap::from([("narrow", [4, 1]), ("wide", [5, 2])]));
     let narrow = shown(&host, "narrow");
-    assert_eq!((narrow["top"][0]["prefix"].as_str(), narrow["top"][0]["packets"].as_u64()), (Some("203.0.113.7/32"), Some(3)));
+    assert_eq!(
+        (narrow["top"][0]["prefix"].as_str(), narrow["top"][0]["packets"].as_u64()),
+        (Some("203.0.113.7/32"), Some(3))
+    );
     assert_eq!(narrow["top"][0]["comment"], "the worst");
     let said = host.ctl(&["explain", "203.0.113.7"]).done().stdout;
-    assert!(said.contains("in the list narrow, to block 203.0.113.7/32: the worst") && said.contains("in the list wide"), "{said}");
+    assert!(
+        said.contains("in the list narrow, to block 203.0.113.7/32: the worst")
+            && said.contains("in the list wide"),
+        "{said}"
+    );
     // What an entry counted before it left the list is not forgotten.
     wide.write("192.0.2.0/24\n");
     host.ctl(&["list", "update", "wide"]).done();
@@ -394,7 +429,11 @@ fn killed_at_any_step_the_list_is_the_old_one_or_the_new_one() {
             ("pass", "drop") => true,
             other => panic!("round {round}: neither the old nor the new list: {other:?}"),
         };
-        assert_eq!([verdict(&host, "198.18.30.1"), verdict(&host, "203.0.113.7")], ["drop", "drop"], "round {round}");
+        assert_eq!(
+            [verdict(&host, "198.18.30.1"), verdict(&host, "203.0.113.7")],
+            ["drop", "drop"],
+            "round {round}"
+        );
         all_is_well(&host);
         seen[usize::from(is_new)] += 1;
     }
@@ -441,7 +480,11 @@ fn killed_or_refused_at_any_call_the_list_is_whole() {
                 ("pass", "drop") => true,
                 other => panic!("{when}: neither the old nor the new list: {other:?}; {ended:?}"),
             };
-            assert_eq!([verdict(&host, "198.18.8.1"), verdict(&host, "203.0.113.7")], ["drop", "drop"], "{when}");
+            assert_eq!(
+                [verdict(&host, "198.18.8.1"), verdict(&host, "203.0.113.7")],
+                ["drop", "drop"],
+                "{when}"
+            );
             all_is_well(&host);
             if ended.code == Some(0) || ended.code == Some(4) {
                 assert_ne!(is_new_now, is_new, "{when}: it said that it was done: {ended:?}");
@@ -466,7 +509,10 @@ fn two_million_lines_of_which_a_third_are_twice_there() {
     let found = &added["lists"][0]["found"];
     assert_eq!([&found["listed"], &found["duplicates"]], [2_000_000, 600_000]);
     assert_eq!(numbers(&added), [1_400_000, 0, 0]);
-    assert_eq!([action(&host, "198.18.0.0"), action(&host, "198.39.92.191"), action(&host, "198.39.92.192")], [XDP_DROP, XDP_DROP, XDP_PASS]);
+    assert_eq!(
+        [action(&host, "198.18.0.0"), action(&host, "198.39.92.191"), action(&host, "198.39.92.192")],
+        [XDP_DROP, XDP_DROP, XDP_PASS]
+    );
     host.ctl(&["list", "remove", "large"]).done();
     assert_eq!(action(&host, "198.18.0.0"), XDP_PASS);
     all_is_well(&host);
@@ -546,7 +592,8 @@ impl Server {
         let (requests, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(String::new())));
         let is_over = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
-            let (requests, answer, is_over) = (Arc::clone(&requests), Arc::clone(&answer), Arc::clone(&is_over));
+            let (requests, answer, is_over) =
+                (Arc::clone(&requests), Arc::clone(&answer), Arc::clone(&is_over));
             move || {
                 listener.set_nonblocking(true).unwrap();
                 while !is_over.load(Ordering::Relaxed) {
@@ -571,8 +618,9 @@ impl Server {
 
     fn answers(&self, status: &str, headers: &str, body: &str) {
         let length = body.len();
-        *self.answer.lock().unwrap() =
-            format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        *self.answer.lock().unwrap() = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        );
     }
 
     fn last_request(&self) -> String {
@@ -599,7 +647,11 @@ fn age(host: &Host, seconds: i64) {
 fn a_server_is_asked_as_little_as_can_be_and_told_no_secret_twice() {
     let host = filtering(&[]);
     let server = Server::new(&host);
-    server.answers("200 OK", "ETag: \"one\"\r\nLast-Modified: Thu, 26 Nov 2026 08:00:00 GMT\r\n", &addresses(0..50));
+    server.answers(
+        "200 OK",
+        "ETag: \"one\"\r\nLast-Modified: Thu, 26 Nov 2026 08:00:00 GMT\r\n",
+        &addresses(0..50),
+    );
     let secret = Feed::new("Authorization: Bearer s3cret\n");
     fs::set_permissions(secret.path(), fs::Permissions::from_mode(0o644)).unwrap();
     let url = server.url("feed.txt?key=t0ken");
@@ -607,7 +659,10 @@ fn a_server_is_asked_as_little_as_can_be_and_told_no_secret_twice() {
     fails(&host.ctl(&add), 1, &["others may read", "chmod 600"]);
     fs::set_permissions(secret.path(), fs::Permissions::from_mode(0o600)).unwrap();
     host.ctl(&add).done();
-    assert!(server.last_request().contains("authorization: bearer s3cret") && server.last_request().contains("key=t0ken"));
+    assert!(
+        server.last_request().contains("authorization: bearer s3cret")
+            && server.last_request().contains("key=t0ken")
+    );
     assert!(!server.last_request().contains("if-none-match"));
 
     server.answers("304 Not Modified", "", "");
@@ -636,7 +691,11 @@ fn a_server_is_asked_as_little_as_can_be_and_told_no_secret_twice() {
     fails(&refused, 1, &["403", "generation 1 stays in force"]);
     assert!(!refused.stderr.contains("t0ken"), "{refused:?}");
     fails(&host.ctl(&["list", "add", "other", "--url", "http://192.0.2.1/feed"]), 1, &["https"]);
-    fails(&host.ctl(&["list", "add", "other", "--url", "https://me:pass@example.org/"]), 1, &["headers-file"]);
+    fails(
+        &host.ctl(&["list", "add", "other", "--url", "https://me:pass@example.org/"]),
+        1,
+        &["headers-file"],
+    );
     assert_eq!(verdict(&host, "198.18.0.7"), "drop");
 }
 
@@ -671,7 +730,13 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     server.answers("200 OK", "", &addresses(100..300));
     let asked = server.requests.lock().unwrap().len();
     age(&host, 7000);
-    let proofs = || host.ctl(&["metrics"]).done().stdout.lines().find_map(|line| line.strip_prefix("filter_proofs_total ")?.parse::<u64>().ok());
+    let proofs = || {
+        host.ctl(&["metrics"])
+            .done()
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("filter_proofs_total ")?.parse::<u64>().ok())
+    };
     let before = proofs();
     eventually("two more rounds", || proofs() >= before.map(|before| before + 2)).unwrap();
     assert_eq!((server.requests.lock().unwrap().len(), verdict(&host, "198.18.0.7")), (asked, "drop".into()));
@@ -698,12 +763,20 @@ fn files_of_any_format_are_imported_once() {
     let csv = Feed::new("ipAddress,countryCode,score\n203.0.113.7,\"AT, x\",100\n2001:db8::7,CH,90\n");
     host.ctl(&["block", "import", csv.path(), "--reason", "flood", "--ttl", "1h"]).done();
     let list = host.ctl(&["block", "list", "--json"]).done().json();
-    assert_eq!((list["entries"][0]["prefix"].as_str(), list["entries"][0]["reason"].as_str()), (Some("203.0.113.7/32"), Some("flood")));
+    assert_eq!(
+        (list["entries"][0]["prefix"].as_str(), list["entries"][0]["reason"].as_str()),
+        (Some("203.0.113.7/32"), Some("flood"))
+    );
     assert_eq!([verdict(&host, "203.0.113.7"), verdict(&host, "2001:db8::7")], ["drop", "drop"]);
 
-    let set = Feed::new("create s hash:ip family inet\nadd s 203.0.113.8 timeout 600\nadd s 203.0.113.9 timeout 0\n");
+    let set = Feed::new(
+        "create s hash:ip family inet\nadd s 203.0.113.8 timeout 600\nadd s 203.0.113.9 timeout 0\n",
+    );
     let dry = host.ctl(&["block", "import", set.path(), "--dry-run"]).done();
-    assert!(dry.stdout.contains("would add 203.0.113.8/32") && verdict(&host, "203.0.113.8") == "pass", "{dry:?}");
+    assert!(
+        dry.stdout.contains("would add 203.0.113.8/32") && verdict(&host, "203.0.113.8") == "pass",
+        "{dry:?}"
+    );
     host.ctl(&["block", "add", "203.0.113.9", "--ttl", "1h"]).done();
     host.ctl(&["block", "import", set.path()]).done();
     let list = host.ctl(&["block", "list", "--json"]).done().json();
@@ -719,4 +792,93 @@ fn files_of_any_format_are_imported_once() {
     assert_eq!(verdict(&host, "203.0.113.20"), "pass");
     fails(&host.ctl(&["block", "import", Feed::new("").path()]), 2, &["no entry"]);
     fails(&host.ctl(&["block", "import", Feed::new("0.0.0.0/0\n").path()]), 1, &["every address", "--force"]);
+}
+
+#[test]
+fn what_an_operator_does_meanwhile_counts_more_than_what_was_fetched() {
+    let host = filtering(&[]);
+    let server = Server::new(&host);
+    server.answers("200 OK", "ETag: \"one\"\r\n", &addresses(0..50));
+    let url = server.url("feed");
+    host.ctl(&["list", "add", "feed", "--url", &url]).done();
+    // Allowing in place of blocking is another list, also where the server has nothing new.
+    server.answers("304 Not Modified", "", "");
+    let other = host.ctl(&["list", "add", "feed", "--url", &url, "--action", "allow"]);
+    fails(&other, 2, &["feed is there to block"]);
+    server.answers("200 OK", "ETag: \"two\"\r\n", &addresses(0..60));
+    host.ctl(&["list", "update", "feed"]).done();
+    for (meanwhile, then) in [(&["list", "rollback", "feed"][..], 1), (&["list", "remove", "feed"], 0)] {
+        // An answer that comes when the operator is done.
+        let asked = server.requests.lock().unwrap().len();
+        let answer = server.answer.lock().unwrap();
+        let update = host.spawn({
+            let mut command = host.filter_ctl(&["list", "update", "feed"]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command
+        });
+        eventually("it is asked", || server.requests.lock().unwrap().len() > asked).unwrap();
+        host.ctl(meanwhile).done();
+        drop(answer);
+        let ended: Finished = update.unwrap().wait_with_output().unwrap().into();
+        fails(&ended, 1, &["changed by somebody else"]);
+        let lists = host.ctl(&["list", "ls", "--json"]).done().json();
+        let lists = lists["lists"].as_array().unwrap();
+        assert_eq!(lists.first().map_or(0, |list| list["generation"].as_i64().unwrap()), then);
+        assert!(lists.first().is_none_or(|list| list["held"] == true && list["troubles"] == 0), "{lists:?}");
+    }
+    all_is_well(&host);
+}
+
+#[test]
+fn a_list_takes_back_what_it_left_when_the_store_was_lost() {
+    let host = filtering(&[]);
+    let feed = Feed::new(&addresses(0..100));
+    add(&host, "feed", &feed, &[]).done();
+    host.run(|| fs::remove_dir_all("/var/lib/filter-ctl")).unwrap();
+    assert_eq!(verdict(&host, "198.18.0.7"), "drop", "what is enforced outlives the store");
+    feed.write(&addresses(50..120));
+    add(&host, "feed", &feed, &[]).done();
+    assert_eq!([verdict(&host, "198.18.0.7"), verdict(&host, "198.18.0.70")], ["pass", "drop"]);
+    all_is_well(&host);
+    host.ctl(&["list", "remove", "feed"]).done();
+    assert_eq!(host.ctl(&["export"]).done().stdout, "");
+    all_is_well(&host);
+}
+
+#[test]
+fn on_a_disk_that_can_only_be_read_lists_and_holes_stay_as_they_are() {
+    let host = filtering(&[]);
+    let feed = Feed::new("create s hash:ip\nadd s 203.0.113.1 timeout 4\nadd s 203.0.113.2\n");
+    add(&host, "feed", &feed, &[]).done();
+    host.sh("mount", ["-o", "remount,ro", "/var/lib"]).unwrap();
+    for arguments in [
+        &["never", "add", "203.0.113.2"][..],
+        &["list", "update", "feed", "--force"],
+        &["list", "remove", "feed"],
+        &["list", "add", "other", "--file", feed.path()],
+    ] {
+        fails(&host.ctl(arguments), 1, &["nothing was changed"]);
+        assert_eq!(verdict(&host, "203.0.113.2"), "drop", "{arguments:?}");
+    }
+    eventually("the entry ends", || verdict(&host, "203.0.113.1") == "pass").unwrap();
+    host.ctl(&["block", "add", "192.0.2.1"]);
+    host.sh("mount", ["-o", "remount,rw", "/var/lib"]).unwrap();
+    host.ctl(&["block", "add", "192.0.2.2"]).done();
+    all_is_well(&host);
+    assert_eq!([verdict(&host, "203.0.113.2"), verdict(&host, "192.0.2.1")], ["drop", "drop"]);
+}
+
+#[test]
+fn holes_that_do_not_fit_leave_out_what_is_around_them() {
+    let host = filtering(&["--max-ipv6", "20"]);
+    add(&host, "six", &Feed::new("2001:db8::/32\n2001:db9::/32\n"), &[]).done();
+    host.ip("link set flt0 up").unwrap();
+    host.ip("addr add 2001:db8:77::1/64 dev flt0 nodad").unwrap();
+    let update = add(&host, "four", &Feed::new("198.51.100.0/24\n"), &[]).done();
+    assert!(update.stderr.contains("no room for a hole in 2001:db8::/32"), "{update:?}");
+    assert_eq!(
+        ["2001:db8:77::1", "2001:db8::5", "2001:db9::5", "198.51.100.1"].map(|source| verdict(&host, source)),
+        ["pass", "pass", "drop", "drop"]
+    );
+    all_is_well(&host);
 }

@@ -578,9 +578,9 @@ Exit code 5 if no operator added any of them, 4 if only some were.")]
 /// Arguments of `export`.
 #[derive(Clone, Debug, Args)]
 pub struct ExportArgs {
-    /// The format.
-    #[arg(long, value_enum, default_value_t = ExportFormat::Plain)]
-    pub format: ExportFormat,
+    /// The format [default: plain, or json with --json].
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
     /// Only what this list holds, as it is enforced.
     #[arg(long, value_name = "NAME")]
     pub list: Option<String>,

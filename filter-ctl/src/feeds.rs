@@ -1,14 +1,14 @@
 //! Brings a list up to date: fetched and read by a child without privileges, held to its bounds, and put in force. What
 //! commands and the daemon do alike.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use filter_common::abi::LARGEST_MAX;
 use serde::Serialize;
 use thiserror::Error;
@@ -22,7 +22,9 @@ use crate::lists::reading::Refused;
 use crate::lists::settings::{Settings, Source, owner_of};
 use crate::lists::worker::{self, Answer, Failure, Job, Limits, List, Progress};
 use crate::never;
-use crate::store::{Found, Generation, Listed, Never, NewGeneration, Trouble, wall_now_s};
+use crate::plan::Full;
+use crate::policy::Prefix;
+use crate::store::{Found, Listed, Never, NewGeneration, Trouble, Validators, wall_now_s};
 
 /// Time that a child has to fetch and read a list, beside the transfer: of four million lines it takes seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
@@ -97,6 +99,12 @@ pub struct NotTaken {
 }
 
 impl NotTaken {
+    /// What programs may want to know of it.
+    pub fn details(&self) -> serde_json::Map<String, serde_json::Value> {
+        let details = serde_json::json!({ "list": self.list, "kind": self.kind, "refused": self.refused });
+        details.as_object().cloned().unwrap_or_default()
+    }
+
     fn new(list: &str, kind: &str, why: String, generation: Option<i64>) -> Self {
         let kept = match generation {
             Some(generation) => format!("; generation {generation} stays in force"),
@@ -105,6 +113,11 @@ impl NotTaken {
         Self { list: list.to_owned(), kind: kind.to_owned(), why, kept, refused: Vec::new() }
     }
 }
+
+/// The list was changed by somebody else while it was fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0} was changed by somebody else while it was fetched; what was fetched is dropped")]
+pub struct Superseded(String);
 
 /// Who brings a list up to date, and where.
 #[derive(Clone, Debug)]
@@ -128,43 +141,63 @@ impl Caller<'_> {
     ///
     /// [`NotTaken`] where it could not be fetched or read, or is out of bounds: that is written down with the list. Else as
     /// [`Control::take_list`].
-    pub fn update(&self, name: &str, asked: &Asked, on_progress: &mut dyn FnMut(Progress)) -> Result<Updated> {
+    pub fn update(
+        &self,
+        name: &str,
+        asked: &Asked,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Updated> {
         owner_of(name)?;
-        let control = self.open()?;
-        let (listed, last) = known(&control, name)?;
-        drop(control);
-        let settings = match (&asked.settings, &listed) {
+        let begun = known(&self.open()?, name)?;
+        let settings = match (&asked.settings, &begun) {
             (Some(settings), _) => settings.clone(),
             (None, Some(listed)) => listed.settings.clone(),
             (None, None) => return Err(NoSuchList(name.to_owned()).into()),
         };
-        let in_force = listed.as_ref().and_then(|listed| listed.generation);
-        let is_same_source = listed.as_ref().is_some_and(|listed| listed.settings.source == settings.source);
-        let fetched = self.fetch(name, &settings, last.as_ref().filter(|_| is_same_source), on_progress);
+        if let Some(listed) = &begun {
+            require_action(listed, &settings)?;
+        }
+        let in_force = begun.as_ref().and_then(|listed| listed.generation);
+        // What is read otherwise is another list, whatever the server says.
+        let is_same = |listed: &&Listed| {
+            listed.settings.source == settings.source && listed.settings.options() == settings.options()
+        };
+        let validators = begun.as_ref().filter(is_same).map(|listed| listed.validators.clone());
+        let fetched = self.fetch(name, &settings, validators.unwrap_or_default(), on_progress);
         let taken = fetched
             .map_err(|failure| NotTaken::new(name, failure.kind.name(), failure.message, in_force).into())
             .and_then(|answer| match answer {
-                Answer::NotModified => self.keep(name, last.as_ref(), asked),
-                Answer::Read(list) => self.take(name, &settings, *list, asked),
+                Answer::NotModified => self.keep(name, begun.as_ref(), &settings, asked),
+                Answer::Read(list) => self.take(name, begun.as_ref(), &settings, *list, asked),
             });
         if let Err(error) = &taken
-            && let Some(NotTaken { kind, why, .. }) = error.downcast_ref()
-            && let Ok(control) = self.open()
-            && let Ok(store) = control.store()
             && !asked.is_dry
         {
-            // What can't be written down here is told all the same.
-            let trouble = Trouble { at_s: wall_now_s(), kind: kind.clone(), why: why.clone() };
-            let _ = store.note_check(name, Some(&trouble));
+            self.note(name, error);
         }
         taken
+    }
+
+    /// Writes down with a list why it could not be brought up to date. What can't be written down is told all the same.
+    fn note(&self, name: &str, error: &anyhow::Error) {
+        let (kind, why) = match error.downcast_ref() {
+            Some(NotTaken { kind, why, .. }) => (kind.clone(), why.clone()),
+            None if error.is::<Superseded>() || error.is::<UsageError>() => return,
+            None if error.is::<Full>() => ("full".to_owned(), format!("{error:#}")),
+            None => ("failed".to_owned(), format!("{error:#}")),
+        };
+        if let Ok(control) = self.open()
+            && let Ok(store) = control.store()
+        {
+            let _ = store.note_trouble(name, &Trouble { at_s: wall_now_s(), kind, why });
+        }
     }
 
     fn fetch(
         &self,
         name: &str,
         settings: &Settings,
-        last: Option<&Generation>,
+        validators: Validators,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Answer, Failure> {
         let failed = |error: &anyhow::Error| Failure {
@@ -173,48 +206,77 @@ impl Caller<'_> {
         };
         let (source, input) = match &settings.source {
             Source::File(path) => {
-                let file = File::open(path).with_context(|| format!("could not open {}", path.display()));
-                (worker::Source::Stdin, Some(file.map_err(|error| failed(&error))?))
+                (worker::Source::Stdin, Some(open_list(path).map_err(|error| failed(&error))?))
             }
             Source::Url { url, headers } => {
-                let headers = headers.as_deref().map(read_headers).transpose().map_err(|error| failed(&error))?;
+                let headers =
+                    headers.as_deref().map(read_headers).transpose().map_err(|error| failed(&error))?;
                 let source = worker::Source::Url {
                     url: url.clone(),
                     headers: headers.unwrap_or_default(),
-                    etag: last.and_then(|last| last.found.etag.clone()),
-                    last_modified: last.and_then(|last| last.found.last_modified.clone()),
+                    etag: validators.etag,
+                    last_modified: validators.last_modified,
                     insecure_http: false,
                 };
                 (source, None)
             }
         };
-        let job = Job {
-            source,
-            options: settings.options(),
-            limits: Limits::default(),
-            time_limit: TIME_LIMIT,
-        };
+        let job =
+            Job { source, options: settings.options(), limits: Limits::default(), time_limit: TIME_LIMIT };
         worker::run(&job, input, on_progress)
     }
 
-    /// The server says that the newest generation is what it has. Where an older one is in force, it is put in its place.
-    fn keep(&self, name: &str, last: Option<&Generation>, asked: &Asked) -> Result<Updated> {
-        let mut control = self.open()?;
-        let mut updated = Updated::of(name, Outcome::NotModified);
-        let (listed, _) = known(&control, name)?;
-        let Some((listed, last)) = listed.zip(last) else { bail!(NoSuchList(name.to_owned())) };
-        if listed.generation != Some(last.number) && !asked.is_dry {
-            updated.change = Some(control.force_generation(name, last.number, false)?);
-            updated.outcome = Outcome::Taken;
+    /// The filter again, after a list was fetched; and the list as it is now. What was done to it meanwhile counts more than
+    /// what was fetched, unless an operator adds it.
+    fn open_again(
+        &self,
+        name: &str,
+        begun: Option<&Listed>,
+        asked: &Asked,
+    ) -> Result<(Control, Option<Listed>)> {
+        let control = self.open()?;
+        let listed = known(&control, name)?;
+        let state = |listed: &Listed| {
+            (listed.id, listed.last, listed.generation, listed.is_held, listed.settings.clone())
+        };
+        if asked.settings.is_none() && listed.as_ref().map(state) != begun.map(state) {
+            return Err(Superseded(name.to_owned()).into());
         }
+        Ok((control, listed))
+    }
+
+    /// The server says that the newest generation is what it has. Where an older one is in force, it is put in its place.
+    fn keep(
+        &self,
+        name: &str,
+        begun: Option<&Listed>,
+        settings: &Settings,
+        asked: &Asked,
+    ) -> Result<Updated> {
+        let (mut control, listed) = self.open_again(name, begun, asked)?;
+        let listed = listed.ok_or_else(|| NoSuchList(name.to_owned()))?;
+        require_action(&listed, settings)?;
+        let mut updated = Updated::of(name, Outcome::NotModified);
         if !asked.is_dry {
-            note_success(&control, name, asked.settings.as_ref())?;
+            updated.warnings.extend(apply_never(&mut control, self.ssh_peers)?);
+            if listed.generation != Some(listed.last) || listed.is_held {
+                updated.change = Some(control.force_generation(name, listed.last, false)?);
+                updated.outcome = Outcome::Taken;
+            }
+            updated.note_success(&control, settings, &listed.validators);
         }
         updated.finish(&control);
         Ok(updated)
     }
 
-    fn take(&self, name: &str, settings: &Settings, list: List, asked: &Asked) -> Result<Updated> {
+    fn take(
+        &self,
+        name: &str,
+        begun: Option<&Listed>,
+        settings: &Settings,
+        list: List,
+        asked: &Asked,
+    ) -> Result<Updated> {
         let mut updated = Updated::of(name, Outcome::Taken);
         let List { summary, blocks } = list;
         updated.refused = summary.refused;
@@ -226,26 +288,21 @@ impl Caller<'_> {
             refused: summary.refusals,
             ignored: summary.ignored,
             about: summary.about,
-            etag: summary.etag,
-            last_modified: summary.last_modified,
         };
-        let new = NewGeneration { blocks, entries: summary.prefixes, found };
+        let validators = Validators { etag: summary.etag, last_modified: summary.last_modified };
+        let new = NewGeneration { blocks, entries: summary.prefixes, found, validators };
         let wide = wide_in(&new, settings)?;
 
-        let mut control = self.open()?;
-        let (listed, _) = known(&control, name)?;
-        if listed.is_none() {
-            let there = control.store().map_or(0, |store| store.lists().map_or(0, |lists| lists.len()));
-            ensure!(there < MOST_LISTS, UsageError(format!("there are {there} lists already, and no more fit")));
-        }
-        if let Some(listed) = &listed {
-            ensure!(
-                listed.settings.action == settings.action,
-                UsageError(format!(
-                    "{name} is there and its entries {}; remove it first, or choose another name",
-                    listed.settings.action.name()
-                ))
-            );
+        let (mut control, listed) = self.open_again(name, begun, asked)?;
+        match &listed {
+            Some(listed) => require_action(listed, settings)?,
+            None => {
+                let there = control.readable_store()?.lists()?.len();
+                ensure!(
+                    there < MOST_LISTS,
+                    UsageError(format!("there are {there} lists already, and no more fit"))
+                );
+            }
         }
         let in_force = listed.as_ref().and_then(|listed| listed.generation);
         let before = listed.as_ref().map_or(Ok(None), |listed| entries_in_force(&control, listed))?;
@@ -258,7 +315,7 @@ impl Caller<'_> {
             before,
         };
         let broken = refusals(&arrived, &wide, &settings.bounds);
-        let is_taken = asked.is_forced && !broken.iter().any(|refusal| matches!(refusal, Refusal::Empty));
+        let is_taken = asked.is_forced && new.entries > 0;
         if let Some(first) = broken.first().filter(|_| !is_taken) {
             let words: Vec<String> = broken.iter().map(ToString::to_string).collect();
             let next = match first {
@@ -270,11 +327,10 @@ impl Caller<'_> {
             return Err(NotTaken { refused, ..NotTaken::new(name, first.name(), why, in_force) }.into());
         }
         updated.overridden = broken.iter().map(ToString::to_string).collect();
-        let (never, warnings) = never_now(&control, self.ssh_peers)?;
-        updated.warnings.extend(warnings);
+        let (never, _) = never_now(&control, self.ssh_peers)?;
         let dry = asked.is_dry.then_some(never.as_slice());
         if dry.is_none() {
-            control.set_never(&never)?;
+            updated.warnings.extend(apply_never(&mut control, self.ssh_peers)?);
         }
         let change = control.take_list(name, settings, &new, dry)?;
         let is_same = in_force.is_some() && change.is_empty();
@@ -288,7 +344,7 @@ impl Caller<'_> {
             if let Some(number) = in_force.filter(|_| listed.is_some_and(|listed| listed.is_held)) {
                 control.force_generation(name, number, false)?;
             }
-            note_success(&control, name, Some(settings))?;
+            updated.note_success(&control, settings, &new.validators);
         }
         updated.found = Some(new.found);
         updated.change = Some(change);
@@ -311,18 +367,37 @@ impl Updated {
         }
     }
 
+    /// Writes down that the list is up to date. That it can't be is no failure of what was done.
+    fn note_success(&mut self, control: &Control, settings: &Settings, validators: &Validators) {
+        if let Ok(store) = control.store()
+            && let Err(error) = store.note_success(&self.list, settings, validators)
+        {
+            self.warnings.push(format!("{error:#}"));
+        }
+    }
+
     fn finish(&mut self, control: &Control) {
         self.warnings.extend(control.warnings());
         self.is_durable = control.is_durable();
     }
 }
 
-/// The list of this name and its newest generation, where there is one.
-fn known(control: &Control, name: &str) -> Result<(Option<Listed>, Option<Generation>)> {
-    let Ok(store) = control.store() else { return Ok((None, None)) };
-    let Some(listed) = store.list(name)? else { return Ok((None, None)) };
-    let last = store.generations(&listed)?.pop();
-    Ok((Some(listed), last))
+/// The list of this name, where there is one.
+fn known(control: &Control, name: &str) -> Result<Option<Listed>> {
+    control.readable_store()?.list(name)
+}
+
+/// Refuses to turn a list that blocks into one that allows, or the other way round.
+fn require_action(listed: &Listed, settings: &Settings) -> Result<()> {
+    ensure!(
+        listed.settings.action == settings.action,
+        UsageError(format!(
+            "{} is there to {}; remove it first, or choose another name",
+            listed.name,
+            listed.settings.action.name()
+        ))
+    );
+    Ok(())
 }
 
 fn entries_in_force(control: &Control, listed: &Listed) -> Result<Option<u64>> {
@@ -332,13 +407,41 @@ fn entries_in_force(control: &Control, listed: &Listed) -> Result<Option<u64>> {
     Ok(in_force.map(|generation| generation.entries))
 }
 
-/// Writes down that a list is up to date, and its settings, where they are new.
-fn note_success(control: &Control, name: &str, settings: Option<&Settings>) -> Result<()> {
-    let Ok(store) = control.store() else { return Ok(()) };
-    if let Some(settings) = settings {
-        store.write_settings(name, settings)?;
+/// Brings the never-block set to what this host has and needs now. Where the tables have no room for a new hole, what lists
+/// hold around it is left out as a whole: it must not stay blocked. Returns what the operator should know.
+///
+/// # Errors
+///
+/// As [`Control::set_never`].
+pub fn apply_never(control: &mut Control, ssh_peers: &[IpAddr]) -> Result<Vec<String>> {
+    let (mut never, mut warnings) = never_now(control, ssh_peers)?;
+    let full = match control.set_never(&never) {
+        Err(error) if error.is::<Full>() => error,
+        set => return set.map(|_| warnings),
+    };
+    let stored = control.readable_store()?.never()?;
+    let is_known = |prefix: Prefix| stored.iter().any(|stored| stored.prefix == prefix);
+    for new in never.iter_mut().filter(|new| !is_known(new.prefix)) {
+        let around = control.lists_touching(&[new.prefix])?;
+        if let Some(outer) = around.first().filter(|outer| outer.covers(&new.prefix)) {
+            warnings.push(format!(
+                "the tables have no room for a hole in {outer} for {}: no list blocks any of {outer}",
+                new.prefix
+            ));
+            new.prefix = *outer;
+        }
     }
-    store.note_check(name, None)
+    never.dedup_by_key(|never| never.prefix);
+    match control.set_never(&never) {
+        // Lists that make room must not wait for this.
+        Err(error) if error.is::<Full>() => {
+            warnings.push(format!("what no list may block is as before: {full:#}"))
+        }
+        set => {
+            set?;
+        }
+    }
+    Ok(warnings)
 }
 
 /// The never-block set as it is to be now, and what could not be seen.
@@ -365,6 +468,15 @@ fn wide_in(new: &NewGeneration, settings: &Settings) -> Result<Wide> {
         block.items.iter().for_each(|item| wide.look_at(&item.prefix, &settings.bounds));
     }
     Ok(wide)
+}
+
+/// Opens the file of a list, which must be a file: a pipe that nobody writes to would never be opened.
+fn open_list(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).with_context(|| format!("could not open {}", path.display()))?;
+    ensure!(file.metadata()?.is_file(), "{} is no file", path.display());
+    Ok(file)
 }
 
 /// The headers in a file, one a line. It must be for its owner alone, since it holds secrets.

@@ -380,7 +380,10 @@ mod tests {
         for (until_s, then_s) in [(40, 50), (90, 90)] {
             let wishes = Wishes::extending(&owner, BTreeMap::from([(key(), by("none", until_s, ""))]));
             change(key(), &mut holds, &Change::Set(wishes), NOW_S, &mut Effect::default());
-            assert_eq!((holds[0].until, holds[0].reason.as_str(), holds.len()), (Deadline(then_s), "scan", 1));
+            assert_eq!(
+                (holds[0].until, holds[0].reason.as_str(), holds.len()),
+                (Deadline(then_s), "scan", 1)
+            );
         }
     }
 

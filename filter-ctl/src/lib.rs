@@ -84,7 +84,8 @@ fn told(session: &Session<'_>, error: &anyhow::Error) -> Exit {
     if exit != Exit::Done {
         let message = format!("{error:#}");
         if session.global.json {
-            session.out.json_error(&message, exit as u8)
+            let more = error.downcast_ref().map(feeds::NotTaken::details).unwrap_or_default();
+            session.out.json_failure(&message, exit as u8, &more)
         } else {
             session.out.note(&format!("filter-ctl: {message}"))
         }

@@ -115,6 +115,16 @@ impl Output {
 
     /// An error as JSON, on standard error.
     pub fn json_error(&self, message: &str, exit_code: u8) {
+        self.json_failure(message, exit_code, &serde_json::Map::new());
+    }
+
+    /// The same, with more that is known of it.
+    pub fn json_failure(
+        &self,
+        message: &str,
+        exit_code: u8,
+        more: &serde_json::Map<String, serde_json::Value>,
+    ) {
         #[derive(Serialize)]
         struct Content<'m> {
             error: Description<'m>,
@@ -123,8 +133,10 @@ impl Output {
         struct Description<'m> {
             message: &'m str,
             exit_code: u8,
+            #[serde(flatten)]
+            more: &'m serde_json::Map<String, serde_json::Value>,
         }
-        let content = Content { error: Description { message, exit_code } };
+        let content = Content { error: Description { message, exit_code, more } };
         match serde_json::to_string_pretty(&Document { schema: SCHEMA, content }) {
             Ok(text) => self.note(&text),
             Err(_) => self.note(message),

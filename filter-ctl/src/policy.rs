@@ -238,7 +238,9 @@ impl Serialize for Prefix {
 }
 
 /// What an entry does with the sources it covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Pass, whatever block entries say.
@@ -462,11 +464,7 @@ impl Owner {
         let is_owner = !text.is_empty()
             && text.len() <= OWNER_LENGTH
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:@/".contains(&byte));
-        if is_owner {
-            Ok(Self(text.into()))
-        } else {
-            Err(OwnerError::Syntax(shortened(text)))
-        }
+        if is_owner { Ok(Self(text.into())) } else { Err(OwnerError::Syntax(shortened(text))) }
     }
 
     /// The name.

@@ -58,6 +58,7 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
     let prefixes = read_prefixes(session, &args.prefixes, args.mask)?;
     let reason = ReasonText::parse(&args.reason)?;
     let owner = owner(&args.owner)?;
+    refuse_lists_name(&owner)?;
     // What is wrong with a time to live is said before anything else; it counts from when the lock is ours.
     Deadline::after(args.ttl, monotonic_now())?;
     if !args.force {
@@ -65,7 +66,6 @@ fn add(session: &Session, action: Action, args: &AddArgs) -> Result<Exit> {
     }
 
     let mut control = session.open()?;
-    refuse_list(&control, &owner)?;
     let now = monotonic_now();
     let hold = Hold {
         owner,
@@ -119,8 +119,16 @@ pub(super) fn owner(text: &str) -> Result<Owner> {
     Ok(owner)
 }
 
+/// Refuses to hold something in a list's name.
+pub(super) fn refuse_lists_name(owner: &Owner) -> Result<()> {
+    if owner.is_list() {
+        bail!(UsageError(format!("`{}` is a list: `filter-ctl list` changes what it holds", owner.as_str())));
+    }
+    Ok(())
+}
+
 /// Refuses to act for a list that there is: what it holds is for its generations to say.
-pub(super) fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
+fn refuse_list(control: &Control, owner: &Owner) -> Result<()> {
     let is_there = control.store().is_ok_and(|store| store.view().list(owner).is_some());
     if is_there {
         bail!(UsageError(format!(

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use filter_common::prefix::Family;
 use serde::Serialize;
 
 use super::Session;
 use crate::cli::{ExportArgs, ExportFormat};
 use crate::control::Control;
-use crate::exit::{Exit, NoSuchList};
+use crate::exit::{Exit, NoSuchList, UsageError};
 use crate::holds::enforced;
 use crate::host::monotonic_now;
 use crate::lists::settings::owner_of;
@@ -22,14 +22,24 @@ use crate::store::Bounds;
 const PIECE: usize = 64 << 10;
 
 pub fn run(session: &Session, args: &ExportArgs) -> Result<Exit> {
+    let format = match (args.format, session.global.json) {
+        (None, false) => ExportFormat::Plain,
+        (None, true) => ExportFormat::Json,
+        (Some(format), true) if format != ExportFormat::Json => {
+            bail!(UsageError("--json prints JSON: leave it out, or --format".into()));
+        }
+        (Some(format), _) => format,
+    };
     let control = session.open()?;
     let entries = entries(&control, args)?;
     session.out.warn(&control.warnings());
     drop(control);
     let now = monotonic_now();
-    match args.format {
+    match format {
         ExportFormat::Json => json(session, &entries, now)?,
-        ExportFormat::Plain => each(session, &entries, |text, entry| writeln!(text, "{}", bare(&entry.key.prefix)))?,
+        ExportFormat::Plain => {
+            each(session, &entries, |text, entry| writeln!(text, "{}", bare(&entry.key.prefix)))?
+        }
         ExportFormat::Ipset => ipset(session, &entries, args, now)?,
         ExportFormat::Nft => nft(session, &entries, args, now)?,
     }
@@ -39,8 +49,9 @@ pub fn run(session: &Session, args: &ExportArgs) -> Result<Exit> {
 /// What is enforced, or what one list has a part in, without what has ended and the canaries.
 fn entries(control: &Control, args: &ExportArgs) -> Result<Vec<Entry>> {
     let now_s = crate::host::monotonic_now_s();
-    let is_wanted =
-        |entry: &Entry| entry.key.action == args.action && !entry.owner.is_canary() && !entry.until.has_passed(now_s);
+    let is_wanted = |entry: &Entry| {
+        entry.key.action == args.action && !entry.owner.is_canary() && !entry.until.has_passed(now_s)
+    };
     let Some(name) = &args.list else {
         let entries = control.filter().entries()?.into_iter().map(|(_, entry)| entry);
         return Ok(entries.filter(is_wanted).collect());
@@ -106,7 +117,9 @@ const LONGEST_TIMEOUT_S: u32 = 4_294_967;
 
 /// A set of type hash:net for each family. It refuses /0, which is two halves then.
 fn ipset(session: &Session, entries: &[Entry], args: &ExportArgs, now: Duration) -> Result<()> {
-    for (number, family, entries) in of_families(entries).into_iter().filter(|(.., entries)| !entries.is_empty()) {
+    for (number, family, entries) in
+        of_families(entries).into_iter().filter(|(.., entries)| !entries.is_empty())
+    {
         let set = format!("{}{number}", name(args));
         let most = entries.len().next_power_of_two().max(65_536);
         session.out.raw_line(&format!(
@@ -137,7 +150,8 @@ fn nft(session: &Session, entries: &[Entry], args: &ExportArgs, now: Duration) -
         if !outermost.is_empty() {
             session.out.raw_line("    elements = {")?;
             each(session, &outermost, |text, entry| {
-                let left = timeout(entry.until, now).map_or(String::new(), |left_s| format!(" timeout {left_s}s"));
+                let left =
+                    timeout(entry.until, now).map_or(String::new(), |left_s| format!(" timeout {left_s}s"));
                 writeln!(text, "      {}{left},", bare(&entry.key.prefix))
             })?;
             session.out.raw_line("    }")?;

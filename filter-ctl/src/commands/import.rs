@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Serialize;
 
-use super::entries::{owner, refuse_dangers, refuse_list, tell_added, warnings};
+use super::entries::{owner, refuse_dangers, refuse_lists_name, tell_added, warnings};
 use super::list::tell_places;
 use super::{Session, exit_of, reported};
 use crate::cli::{ImportArgs, ReadingArgs};
@@ -43,6 +43,7 @@ const MOST_NAMED: usize = 20;
 
 pub fn run(session: &Session, action: Action, args: &ImportArgs) -> Result<Exit> {
     let owner = owner(&args.owner)?;
+    refuse_lists_name(&owner)?;
     let reason = ReasonText::parse(&args.reason)?;
     Deadline::after(args.ttl, monotonic_now())?;
     let list = read(&args.file, &args.reading)?;
@@ -58,7 +59,6 @@ pub fn run(session: &Session, action: Action, args: &ImportArgs) -> Result<Exit>
         refuse_dangers(session, action, &prefixes, false)?;
     }
     let mut control = session.open()?;
-    refuse_list(&control, &owner)?;
     let now = monotonic_now();
     let hold = Hold {
         owner: owner.clone(),
@@ -74,7 +74,9 @@ pub fn run(session: &Session, action: Action, args: &ImportArgs) -> Result<Exit>
         let until = |ttl_s: Option<u32>| {
             Deadline::after(ttl_s.map(|ttl_s| Duration::from_secs(ttl_s.max(1).into())), now)
         };
-        let holds = keys.zip(&entries).map(|(key, (_, ttl_s))| Ok((key, Hold { until: until(*ttl_s)?, ..hold.clone() })));
+        let holds = keys
+            .zip(&entries)
+            .map(|(key, (_, ttl_s))| Ok((key, Hold { until: until(*ttl_s)?, ..hold.clone() })));
         Change::Set(Wishes::extending(&owner, holds.collect::<Result<BTreeMap<_, _>>>()?))
     };
     let effect = control.change(change)?;
@@ -88,9 +90,9 @@ pub fn run(session: &Session, action: Action, args: &ImportArgs) -> Result<Exit>
 fn read(file: &Path, reading: &ReadingArgs) -> Result<List> {
     let path = if file.as_os_str() == STDIN { Path::new("/dev/stdin") } else { file };
     let input = File::open(path).with_context(|| format!("could not open {}", file.display()))?;
-    let options =
-        Options { format: reading.format, mask: reading.mask, column: reading.column.clone() };
-    let job = Job { source: worker::Source::Stdin, options, limits: Limits::default(), time_limit: TIME_LIMIT };
+    let options = Options { format: reading.format, mask: reading.mask, column: reading.column.clone() };
+    let job =
+        Job { source: worker::Source::Stdin, options, limits: Limits::default(), time_limit: TIME_LIMIT };
     match worker::run(&job, Some(input), &mut |_| {})? {
         Answer::Read(list) => Ok(*list),
         Answer::NotModified => bail!("a file can't say that it is what it was"),
@@ -104,7 +106,8 @@ fn require_whole(session: &Session, name: &str, summary: &Summary) -> Result<()>
             tell_places(session, name, &summary.refused, summary.refusals);
         }
         let first = summary.refused.first().map_or(String::new(), |place| format!(", the first at {place}"));
-        let places = output::counted_u64(summary.refusals, "place in it is no entry", "places in it are no entries");
+        let places =
+            output::counted_u64(summary.refusals, "place in it is no entry", "places in it are no entries");
         bail!(anyhow!("{name} was not imported: {places}{first}; nothing was changed"));
     }
     if let Some(cut) = &summary.about.cut {

@@ -13,7 +13,7 @@ use super::{Session, exit_of, reported, standing_warnings};
 use crate::cli::{ListAddArgs, ListCommand, ListUpdateArgs};
 use crate::control::{Control, EntryHits, HoledPrefix, ListChange, ListHits};
 use crate::exit::{Exit, NoSuchList, UsageError};
-use crate::feeds::{Asked, Caller, NotTaken, Outcome, Updated, read_url};
+use crate::feeds::{Asked, Caller, NotTaken, Outcome, Updated, apply_never, read_url};
 use crate::lists::guards::Bounds;
 use crate::lists::reading::Refused;
 use crate::lists::settings::{Settings, Source, owner_of};
@@ -99,7 +99,8 @@ fn bring(session: &Session, name: &str, asked: &Asked) -> Result<Updated> {
 
 fn progress_bar(name: &str) -> ProgressBar {
     let bar = ProgressBar::no_length().with_message(name.to_owned());
-    let style = ProgressStyle::with_template("{msg}: {bytes} of {total_bytes} {wide_bar} {bytes_per_sec} {eta}");
+    let style =
+        ProgressStyle::with_template("{msg}: {bytes} of {total_bytes} {wide_bar} {bytes_per_sec} {eta}");
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -112,7 +113,7 @@ fn update(session: &Session, args: &ListUpdateArgs) -> Result<Exit> {
         Some(name) => vec![name.clone()],
         None => {
             let control = session.open()?;
-            let lists = control.store().map_or_else(|_| Ok(Vec::new()), |store| store.lists())?;
+            let lists = control.readable_store()?.lists()?;
             lists.into_iter().map(|list| list.name).collect()
         }
     };
@@ -453,7 +454,10 @@ fn print(session: &Session, details: &Details) -> Result<()> {
         out.line(&format!("not taken {} ago: {}", ago((wall_now_s() - trouble.at_s).max(0)), trouble.why))?;
     }
     out.line("")?;
-    let mut table = out.table(&["generation", "taken", "entries", "format", "refused"], &["generation", "entries", "refused"]);
+    let mut table = out.table(
+        &["generation", "taken", "entries", "format", "refused"],
+        &["generation", "entries", "refused"],
+    );
     for kept in &details.generations {
         let is_in_force = Some(kept.number) == row.generation;
         let mark = match (is_in_force, row.held) {
@@ -472,7 +476,8 @@ fn print(session: &Session, details: &Details) -> Result<()> {
     out.print_table(&table)?;
     if !details.top.is_empty() {
         out.line("\nbusiest entries:")?;
-        let mut table = out.table(&["entry", "packets", "bytes", "what the list says"], &["packets", "bytes"]);
+        let mut table =
+            out.table(&["entry", "packets", "bytes", "what the list says"], &["packets", "bytes"]);
         for TopEntry { hits, comment } in &details.top {
             table.add_row([
                 Cell::new(hits.prefix),
@@ -506,6 +511,7 @@ fn remove(session: &Session, name: &str) -> Result<Exit> {
 
 fn rollback(session: &Session, name: &str, to: Option<i64>) -> Result<Exit> {
     let mut control = session.open()?;
+    session.out.warn(&apply_never(&mut control, &session.ssh_peers)?);
     let store = control.readable_store()?;
     let listed = store.list(name)?.ok_or_else(|| NoSuchList(name.to_owned()))?;
     let numbers: Vec<i64> = store.generations(&listed)?.iter().map(|kept| kept.number).collect();
@@ -517,7 +523,10 @@ fn rollback(session: &Session, name: &str, to: Option<i64>) -> Result<Exit> {
     let Some(target) = target else {
         bail!("{name} has no such generation: {} kept, and nothing was changed", kept());
     };
-    ensure!(listed.generation != Some(target) || !listed.is_held, "generation {target} of {name} is held already");
+    ensure!(
+        listed.generation != Some(target) || !listed.is_held,
+        "generation {target} of {name} is held already"
+    );
     let change = control.force_generation(name, target, true)?;
     finish(session, &control, name, "rolled back", &change)
 }
@@ -536,7 +545,9 @@ fn finish(session: &Session, control: &Control, name: &str, what: &str, change: 
             return session.out.json(&report);
         }
         session.out.warn(&report.warnings);
-        let to = change.generation.map_or(String::new(), |number| format!(" to generation {number}, which is held"));
+        let to = change
+            .generation
+            .map_or(String::new(), |number| format!(" to generation {number}, which is held"));
         session.out.line(&format!(
             "{name}: {what}{to}: {} added, {} unchanged, {} removed, of which others hold {}",
             output::grouped(change.added),

@@ -163,7 +163,11 @@ fn lists(registry: &mut Registry, control: &Control) -> Result<()> {
     registry.register("list_last_success_timestamp_seconds", help, checked);
     let help = "Times that the list could not be fetched or read, or was out of bounds";
     registry.register("list_failures", help, failures);
-    registry.register("list_packets", "Frames from addresses that the list holds, decided by entries", packets);
+    registry.register(
+        "list_packets",
+        "Frames from addresses that the list holds, decided by entries",
+        packets,
+    );
     registry.register_with_unit("list_size", "Lengths of these frames", Unit::Bytes, bytes);
     Ok(())
 }

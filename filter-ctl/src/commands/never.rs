@@ -51,7 +51,9 @@ pub fn run(session: &Session, command: &NeverCommand) -> Result<Exit> {
             let reason = ReasonText::parse(reason)?;
             change(session, &prefixes, Some(reason.as_str()))
         }
-        NeverCommand::Del { prefixes, mask } => change(session, &read_prefixes(session, prefixes, *mask)?, None),
+        NeverCommand::Del { prefixes, mask } => {
+            change(session, &read_prefixes(session, prefixes, *mask)?, None)
+        }
         NeverCommand::List => list(session),
     }
 }
@@ -113,7 +115,8 @@ fn change(session: &Session, prefixes: &[Prefix], reason: Option<&str>) -> Resul
         for prefix in &changed.not_found {
             session.out.note(&format!("no operator added {prefix}"));
         }
-        let entries = output::counted_u64(entries_changed, "entry of lists changed", "entries of lists changed");
+        let entries =
+            output::counted_u64(entries_changed, "entry of lists changed", "entries of lists changed");
         session.out.line(&entries)
     };
     reported(told(), exit)

@@ -11,7 +11,7 @@ use crate::host::monotonic_now_s;
 use crate::kernel::filter::{PartlyApplied, digest};
 use crate::plan::{Plan, Target};
 use crate::policy::{Entry, Key};
-use crate::store::{Bounds, Intent, MOST_NAMED, Policy, Record, Store, View};
+use crate::store::{Bounds, Intent, ListWrite, MOST_NAMED, Policy, Record, Store, View};
 
 /// Keys of a change up to which each is looked up in the store; for more it is quicker to go over what lies between the
 /// first and the last.
@@ -123,7 +123,7 @@ impl Control {
     /// Hands over the holds of each of these keys, which are in order: from the store, or where that can't be read, as the
     /// kernel's tables tell them. Where the tables were changed without the store, they know better.
     fn each_held(&mut self, keys: &[Key], mut on_key: impl FnMut(Key, Vec<Hold>)) -> Result<()> {
-        let is_behind = self.filter.table().stored().unstored;
+        let (is_behind, now_s) = (self.filter.table().stored().unstored, monotonic_now_s());
         if let Ok(store) = &self.store {
             match held_in(store, store.view(), keys) {
                 Ok(held) => {
@@ -135,7 +135,7 @@ impl Control {
                             {
                                 holds
                             }
-                            Some(entry) => adopted(store.view(), &holds, entry.as_ref()),
+                            Some(entry) => adopted(store.view(), &holds, entry.as_ref(), now_s),
                         };
                         on_key(*key, holds);
                     }
@@ -152,15 +152,29 @@ impl Control {
 
     /// Writes a draft down, enforces it, and marks it as enforced. What else the intent says goes with it; a new policy the
     /// caller enforces before or after.
-    pub(super) fn commit(&mut self, mut draft: Draft, intent: &Intent<'_>) -> Result<()> {
+    pub(super) fn commit(&mut self, draft: Draft, intent: &Intent<'_>) -> Result<()> {
+        self.commit_or(draft, intent, &[])
+    }
+
+    /// As [`Control::commit`]; `undo` is what takes back what the intent says of lists.
+    pub(super) fn commit_or(
+        &mut self,
+        mut draft: Draft,
+        intent: &Intent<'_>,
+        undo: &[ListWrite<'_>],
+    ) -> Result<()> {
         if draft.is_empty() && intent.policy.is_none() && intent.lists.is_empty() {
             return Ok(());
         }
         // What does not fit is refused before anything is written.
         let plan = self.filter.plan(std::mem::take(&mut draft.targets))?;
         self.write_down(&draft.intent(intent));
+        if !intent.lists.is_empty() {
+            // What is said of lists is nowhere else.
+            self.durable_store()?;
+        }
         if let Err(error) = self.enforce(&plan) {
-            let undone = self.take_back(&draft, intent.record);
+            let undone = self.take_back(&draft, intent.record, undo);
             return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
         }
         self.mark();
@@ -187,13 +201,14 @@ impl Control {
     }
 
     /// Takes an intent back that the kernel refused.
-    fn take_back(&mut self, draft: &Draft, record: &Record) -> Result<()> {
+    fn take_back(&mut self, draft: &Draft, record: &Record, undo: &[ListWrite<'_>]) -> Result<()> {
         let (None, Ok(store)) = (&self.unwritable, &mut self.store) else { return Ok(()) };
         let record = refused(record);
         let intent = Intent {
             before: &draft.after,
             holds: &draft.before,
             digest: draft.digest.wrapping_neg(),
+            lists: undo,
             ..Intent::of(&record)
         };
         store

@@ -71,7 +71,8 @@ impl Control {
         })?;
         let listed = store.lists()?;
         let retired = |owner: &Owner| {
-            let list = listed.iter().find(|list| owner.as_str().strip_prefix(Owner::LIST) == Some(&list.name));
+            let list =
+                listed.iter().find(|list| owner.as_str().strip_prefix(Owner::LIST) == Some(&list.name));
             list.map_or([0, 0], |list| list.retired)
         };
         Ok(view
@@ -97,7 +98,9 @@ fn holders(view: &View, holds: &[Hold]) -> u64 {
 
 fn count(hits: &mut [Hits], key: Key, holders: u64, counter: Counter, top: usize) {
     let Counter { packets, bytes } = counter;
-    for (place, hits) in hits.iter_mut().enumerate().filter(|(place, _)| *place < MOST_LISTS && holders >> place & 1 == 1) {
+    for (place, hits) in
+        hits.iter_mut().enumerate().filter(|(place, _)| *place < MOST_LISTS && holders >> place & 1 == 1)
+    {
         hits.packets = hits.packets.saturating_add(packets);
         hits.bytes = hits.bytes.saturating_add(bytes);
         if holders == 1 << place {

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use super::Control;
 use super::change::{Draft, held_in, refused};
 use crate::exit::NoSuchList;
-use crate::holds::{Hold, enforced};
+use crate::holds::{Change, Hold, Whose, enforced};
+use crate::host::monotonic_now_s;
 use crate::kernel::Filter;
 use crate::kernel::filter::{PartlyApplied, digest_of};
 use crate::lists::holes::Holes;
 use crate::lists::settings::{Settings, owner_of};
 use crate::plan::{Target, fits};
-use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix};
+use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 use crate::store::{
     Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
 };
@@ -156,7 +157,8 @@ impl Sides<'_> {
 
     /// Counts what changes.
     fn count(&self, store: &Store, filter: &Filter) -> Result<ListChange> {
-        let mut change = ListChange { generation: self.new.as_ref().map(|new| new.generation), ..Default::default() };
+        let mut change =
+            ListChange { generation: self.new.as_ref().map(|new| new.generation), ..Default::default() };
         let named = |named: &mut Vec<Prefix>, key: &Key| {
             if named.len() < MOST_NAMED {
                 named.push(key.prefix);
@@ -184,7 +186,9 @@ impl Sides<'_> {
             let sum = |until: Option<Deadline>| until.map_or(0, |until| digest_of(compared.key, until));
             change.digest = change.digest.wrapping_add(sum(after)).wrapping_sub(sum(before));
             match (before, after) {
-                (None, Some(_)) => change.needed[usize::from(compared.key.prefix.family() == Family::V6)] += 1,
+                (None, Some(_)) => {
+                    change.needed[usize::from(compared.key.prefix.family() == Family::V6)] += 1
+                }
                 (Some(_), None) => {
                     let Counter { packets, bytes } = filter.counted_with(&compared.key);
                     change.retired[0] = change.retired[0].saturating_add(packets);
@@ -241,9 +245,13 @@ impl Control {
     ) -> Result<ListChange> {
         let now_s = self.expire()?;
         let owner = owner_of(name)?;
+        if dry.is_none() {
+            self.take_orphans(&owner)?;
+        }
         let store = self.durable_store()?;
         let view = store.view();
         let next = store.next_generation(name)?;
+        let is_held = store.list(name)?.is_some_and(|listed| listed.is_held);
         let list = InForce::new(owner.clone(), next, settings.action, now_s.into());
         let sides = Sides {
             old: view.list(&owner).cloned(),
@@ -256,11 +264,44 @@ impl Control {
         };
         let old = sides.old.as_ref().map(|old| old.generation);
         let writes = [ListWrite::Take { name, settings, new, base_s: now_s }];
-        let undo = [
-            ListWrite::Force { name, generation: old, is_held: false },
-            ListWrite::Drop { name, generation: next },
-        ];
-        self.replace(name, &sides, &writes, &undo, dry.is_some())
+        let undo =
+            [ListWrite::Force { name, generation: old, is_held }, ListWrite::Drop { name, generation: next }];
+        let change = self.replace(name, &sides, &writes, &undo, dry.is_some())?;
+        if dry.is_none() {
+            self.release_all_of(&orphan_of(&owner)?)?;
+        }
+        Ok(change)
+    }
+
+    /// Where a store was lost, what a list held became rows of its name. These go to an owner of their own until the list
+    /// is there again, so that nothing passes meanwhile.
+    fn take_orphans(&mut self, owner: &Owner) -> Result<()> {
+        let store = self.durable_store()?;
+        let keys = store.rows_of(owner)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let orphan = orphan_of(owner)?;
+        for action in [Action::Block, Action::Allow] {
+            let keys: Vec<Key> = keys.iter().filter(|key| key.action == action).copied().collect();
+            let hold = Hold {
+                owner: orphan.clone(),
+                reason: ReasonText::default(),
+                creator: "".into(),
+                created_s: monotonic_now_s().into(),
+                until: Deadline::NEVER,
+            };
+            self.change(Change::Hold { keys, hold })?;
+        }
+        self.change(Change::Release { keys, whose: Whose::Of(owner.clone()) }).map(drop)
+    }
+
+    fn release_all_of(&mut self, owner: &Owner) -> Result<()> {
+        let keys = self.durable_store()?.rows_of(owner)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.change(Change::Release { keys, whose: Whose::Of(owner.clone()) }).map(drop)
     }
 
     /// Puts another generation of a list in force, and holds it there.
@@ -310,6 +351,22 @@ impl Control {
         Ok(change)
     }
 
+    /// The widest prefixes of lists that block, which share addresses with one of these; in order.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be read.
+    pub fn lists_touching(&self, prefixes: &[Prefix]) -> Result<Vec<Prefix>> {
+        let store = self.durable_store()?;
+        let mut touching = Vec::new();
+        for list in store.view().lists.iter().filter(|list| list.action == Action::Block) {
+            for prefix in prefixes {
+                touching.extend(store.touching(list, prefix)?);
+            }
+        }
+        Ok(touching.into_iter().collect::<Holes>().iter().copied().collect())
+    }
+
     /// The lists that hold an address, whether or not they decide about it, with the narrowest prefix of each.
     ///
     /// # Errors
@@ -344,7 +401,12 @@ impl Control {
         let store = self.durable_store()?;
         let change = sides.count(store, &self.filter)?;
         for (family, needed) in [Family::V4, Family::V6].into_iter().zip(change.needed) {
-            fits(family, self.filter.room(family), needed)?;
+            let fits = fits(family, self.filter.room(family), needed);
+            fits.with_context(|| {
+                format!(
+                    "{name} changes without a gap, so that for a moment its old and its new entries must fit"
+                )
+            })?;
         }
         let is_same = change.is_empty() && sides.old.is_some() && sides.new.is_some();
         if is_dry || is_same && sides.blocks.is_some() {
@@ -357,7 +419,9 @@ impl Control {
         // The sides are read from the store as it is after this: the old generation is still there.
         self.write_down(&Intent { lists: &lists, digest: change.digest, ..Intent::of(&record) });
         self.durable_store()?;
-        let Self { filter, store: Ok(store), .. } = &mut *self else { bail!(PartlyApplied("the store is gone".into())) };
+        let Self { filter, store: Ok(store), .. } = &mut *self else {
+            bail!(PartlyApplied("the store is gone".into()))
+        };
         // Most often a list only grows, or all of it goes.
         let passes = match (change.added + change.changed + change.still_held > 0, change.removed > 0) {
             (true, true) => &[Pass::There, Pass::Gone][..],
@@ -365,7 +429,9 @@ impl Control {
             (false, _) => &[Pass::Gone],
         };
         if let Err(error) = sides.enforce(store, filter, passes, false) {
-            let undone = sides.enforce(store, filter, &[Pass::There, Pass::Gone], true).and_then(|()| self.take_lists_back(&change, undo, &record));
+            let undone = sides
+                .enforce(store, filter, &[Pass::There, Pass::Gone], true)
+                .and_then(|()| self.take_lists_back(&change, undo, &record));
             return Err(undone.err().map_or_else(
                 || error.context("the list is as it was"),
                 |undo| PartlyApplied(format!("{undo:#}")).into(),
@@ -376,11 +442,18 @@ impl Control {
         Ok(change)
     }
 
-    fn take_lists_back(&mut self, change: &ListChange, undo: &[ListWrite<'_>], record: &Record) -> Result<()> {
+    fn take_lists_back(
+        &mut self,
+        change: &ListChange,
+        undo: &[ListWrite<'_>],
+        record: &Record,
+    ) -> Result<()> {
         let Ok(store) = &mut self.store else { bail!("the store can't be used") };
         let record = refused(record);
         let intent = Intent { lists: undo, digest: change.digest.wrapping_neg(), ..Intent::of(&record) };
-        store.intend(&intent).context("the kernel refused the change, and the store could not take it back")?;
+        store
+            .intend(&intent)
+            .context("the kernel refused the change, and the store could not take it back")?;
         self.mark();
         Ok(())
     }
@@ -395,7 +468,7 @@ impl Control {
     }
 
     /// The store, which must be writable.
-    fn durable_store(&self) -> Result<&Store> {
+    pub(super) fn durable_store(&self) -> Result<&Store> {
         match (&self.store, &self.unwritable) {
             (Ok(store), None) => Ok(store),
             (Err(unusable), _) | (_, Some(unusable)) => {
@@ -413,7 +486,14 @@ impl Control {
     pub fn set_never(&mut self, never: &[Never]) -> Result<u64> {
         let now_s = self.expire()?;
         let store = self.durable_store()?;
-        if store.never()? == never {
+        let before = store.never()?;
+        if before == never {
+            return Ok(0);
+        }
+        let said = |never: &Never| (never.prefix, never.kind, never.reason.clone());
+        if before.iter().map(said).eq(never.iter().map(said)) {
+            // Only seen again, which changes nothing for any packet, and is nothing for the audit log.
+            store.renew_never(never)?;
             return Ok(0);
         }
         let view = store.view();
@@ -427,12 +507,19 @@ impl Control {
             }
         }
         let changed = draft.len() as u64;
-        let named: Vec<String> = never.iter().take(MOST_NAMED).map(|never| never.prefix.to_string()).collect();
+        let named: Vec<String> =
+            never.iter().take(MOST_NAMED).map(|never| never.prefix.to_string()).collect();
         let record = self.author.record(json!({ "never": named, "number": never.len(), "changed": changed }));
-        let lists = [ListWrite::Never(never)];
-        self.commit(draft, &Intent { lists: &lists, cleared_s: Some(now_s), ..Intent::of(&record) })?;
+        let (lists, undo) = ([ListWrite::Never(never)], [ListWrite::Never(&before)]);
+        let intent = Intent { lists: &lists, cleared_s: Some(now_s), ..Intent::of(&record) };
+        self.commit_or(draft, &intent, &undo)?;
         Ok(changed)
     }
+}
+
+/// Who holds what a lost list left, until that list is there again.
+fn orphan_of(owner: &Owner) -> Result<Owner> {
+    Ok(Owner::parse(&owner.as_str().replacen(Owner::LIST, "lost:", 1))?)
 }
 
 fn holes_of(never: &[Never]) -> Holes {

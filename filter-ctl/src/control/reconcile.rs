@@ -7,6 +7,7 @@ use filter_common::prefix::Stored;
 use super::Control;
 use super::change::Draft;
 use crate::holds::{Hold, enforced};
+use crate::host::monotonic_now_s;
 use crate::plan::{Full, Target};
 use crate::policy::{Entry, Key};
 use crate::store::{Bounds, Intent, Policy, Record, State, View};
@@ -109,20 +110,20 @@ impl Control {
     fn adopt(&mut self) -> Result<()> {
         let enforced = self.filter.entries()?.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>();
         let mut draft = Draft::default();
-        let view = self.view();
+        let (view, now_s) = (self.view(), monotonic_now_s());
         self.join(&enforced, |key, held, entry| {
-            let after = adopted(&view, &held, entry);
+            let after = adopted(&view, &held, entry, now_s);
             if after != held {
                 draft.add(key, held, after);
             }
         })?;
         let (policy, record) =
             self.enforced_policy(draft.len(), "the store was brought to what is enforced", true)?;
-        if draft.is_empty() && policy == self.policy() {
-            self.mark();
-            return Ok(());
-        }
-        self.commit(draft, &Intent { policy: Some(&policy), ..Intent::of(&record) })
+        // With it, what lists held until then counts no more: it may have been cleared away in the tables alone.
+        let intent = Intent { policy: Some(&policy), cleared_s: Some(now_s), ..Intent::of(&record) };
+        self.commit(draft, &intent)?;
+        // What lists hold can't be brought to what is enforced: that is brought to what they hold.
+        if self.is_durable() && !view.lists.is_empty() { self.push() } else { Ok(()) }
     }
 
     /// Brings both to what either has: where both hold a key, as long as the longer.
@@ -187,8 +188,8 @@ impl Control {
 }
 
 /// The holds of a key for which this is enforced. What a list holds is for its generation to say, which can't be changed
-/// here: it stays.
-pub(super) fn adopted(view: &View, held: &[Hold], entry: Option<&Entry>) -> Vec<Hold> {
+/// here: it stays, unless it has ended by second `now_s`.
+pub(super) fn adopted(view: &View, held: &[Hold], entry: Option<&Entry>, now_s: u32) -> Vec<Hold> {
     let is_list = |hold: &&Hold| view.list(&hold.owner).is_some();
     let rows: Vec<Hold> = held.iter().filter(|hold| !is_list(hold)).cloned().collect();
     let mut holds = match entry {
@@ -198,7 +199,7 @@ pub(super) fn adopted(view: &View, held: &[Hold], entry: Option<&Entry>) -> Vec<
         }
         Some(entry) => as_enforced(&rows, entry),
     };
-    holds.extend(held.iter().filter(is_list).cloned());
+    holds.extend(held.iter().filter(is_list).filter(|hold| !hold.until.has_passed(now_s)).cloned());
     holds.sort_by(|one, next| one.owner.cmp(&next.owner));
     holds
 }

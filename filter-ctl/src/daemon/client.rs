@@ -12,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
-use crate::cli::{Cli, Command, EntryCommand, Global, MalformedCommand, ListCommand, NeverCommand};
+use crate::cli::{Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand};
 use crate::exit::Exit;
 use crate::host::ssh;
 use crate::kernel::program::build;

@@ -17,11 +17,11 @@ use super::keeper::Keeper;
 use super::state::CrowdsecState;
 use crate::control::Control;
 use crate::guard;
-use crate::lists::holes::Holes;
 use crate::holds::Change;
 use crate::host::{self, monotonic_now};
 use crate::lists::crowdsec::{Decisions, OWNER};
 use crate::lists::format::crowdsec::{Stream, read_stream};
+use crate::lists::holes::Holes;
 use crate::policy::{Action, Prefix};
 use crate::store::wall_now_s;
 

@@ -1,6 +1,6 @@
 //! What the daemon does by itself: bring up or take over, clear away, prove, mend, follow devices, sample, copy the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::Config;
 use super::event::{Event, EventKind};
 use super::hooks::Hooks;
-use super::lists::Told;
+use super::lists::{self, Told};
 use super::log::Log;
 use super::state::{CrowdsecState, DaemonState};
 use crate::control::{self, Author, Control, Finding, Place};
@@ -24,7 +24,7 @@ use crate::kernel::proof;
 use crate::kernel::upgrade::{Outcome, Upgraded, upgrade};
 use crate::policy::{Action, Deadline, Owner, ReasonText};
 use crate::store::history::History;
-use crate::store::{Actor, Kept, Via, backup, wall_now_s};
+use crate::store::{Actor, Kept, Listed, Via, backup, wall_now_s};
 
 /// How long devices that are named are waited for at the start; those that come later are followed.
 const AT_START: Duration = Duration::ZERO;
@@ -63,6 +63,10 @@ struct Memory {
     failures: Option<Told>,
     /// Why lists can't be looked at, as it was told.
     lists_trouble: Option<String>,
+    /// Why the never-block set can't be followed, as it was told.
+    never_trouble: Option<String>,
+    /// When lists were fetched of which that could not be written down.
+    unnoted: BTreeMap<String, Instant>,
 }
 
 impl Keeper {
@@ -98,6 +102,8 @@ impl Keeper {
                 last_proof: Instant::now(),
                 failures: None,
                 lists_trouble: None,
+                never_trouble: None,
+                unnoted: BTreeMap::new(),
             }),
         })
     }
@@ -121,6 +127,29 @@ impl Keeper {
         let before = std::mem::replace(&mut self.memory().lists_trouble, trouble.clone());
         if let Some(trouble) = trouble.filter(|trouble| before.as_ref() != Some(trouble)) {
             self.tell(&Event::new(EventKind::ListRefused, &trouble));
+        }
+    }
+
+    /// Tells why the never-block set can't be followed, once.
+    pub(super) fn found_of_never(&self, trouble: Option<String>) {
+        let before = std::mem::replace(&mut self.memory().never_trouble, trouble.clone());
+        if let Some(trouble) = trouble.filter(|trouble| before.as_ref() != Some(trouble)) {
+            self.tell(&Event::new(EventKind::Drift, &trouble));
+        }
+    }
+
+    /// Whether a list was fetched lately, and that could not be written down.
+    pub(super) fn is_waiting(&self, list: &Listed) -> bool {
+        self.memory().unnoted.get(&list.name).is_some_and(|at| at.elapsed() < lists::UNNOTED)
+    }
+
+    /// Remembers that a list was fetched and that could not be written down, or that it could.
+    pub(super) fn wait_for(&self, name: &str, is_unnoted: bool) {
+        let mut memory = self.memory();
+        if is_unnoted {
+            memory.unnoted.insert(name.to_owned(), Instant::now());
+        } else {
+            memory.unnoted.remove(name);
         }
     }
 

@@ -3,19 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::event::{Event, EventKind};
 use super::keeper::Keeper;
 use crate::control::Control;
-use crate::feeds::{Asked, Caller, Outcome, Updated, never_now};
+use crate::feeds::{Asked, Caller, Outcome, Updated, apply_never};
 use crate::kernel::builds::OtherBuild;
 use crate::kernel::pins::NotLoaded;
 use crate::store::{Listed, wall_now_s};
 
 /// What part of the time between two fetches passes at least after one that failed; and that time in seconds, at most.
 const RETRY: (u64, u64) = (10, 3600);
+
+/// How long a list waits of which it could not be written down that it was fetched.
+pub(super) const UNNOTED: Duration = Duration::from_secs(600);
 
 /// What was told of lists: how often each failed.
 pub type Told = BTreeMap<String, u64>;
@@ -37,31 +41,48 @@ impl Keeper {
     }
 
     fn refresh_due(&self) -> Result<()> {
-        let mut control = Control::open(self.place(), self.author("run"))?;
-        let lists = control.store().map_or_else(|_| Ok(Vec::new()), |store| store.lists())?;
-        if lists.is_empty() {
-            return Ok(());
-        }
-        let (never, _) = never_now(&control, &[])?;
-        control.set_never(&never)?;
-        drop(control);
+        let lists = self.lists()?;
         self.tell_failures(&lists);
         let now_s = wall_now_s();
-        for due in lists.iter().filter(|list| is_due(list, now_s)) {
+        for due in lists.iter().filter(|list| is_due(list, now_s) && !self.is_waiting(list)) {
             let author = self.author(&format!("list update {}", due.name));
             let caller = Caller { place: self.place(), author, ssh_peers: &[] };
             // That it failed is written down with the list, and told below.
             if let Ok(updated) = caller.update(&due.name, &Asked::default(), &mut |_| {}) {
                 self.tell_taken(&updated);
             }
+            // Where even that can't be written down, the server must not be asked again at once.
+            let after = self.lists()?.into_iter().find(|list| list.name == due.name);
+            let is_noted = |list: &Listed| list.checked_s != due.checked_s || list.troubles != due.troubles;
+            self.wait_for(&due.name, after.is_some_and(|list| !is_noted(&list)));
         }
-        let control = Control::open(self.place(), self.author("run"))?;
-        self.tell_failures(&control.readable_store()?.lists()?);
+        self.tell_failures(&self.lists()?);
         Ok(())
     }
 
+    fn lists(&self) -> Result<Vec<Listed>> {
+        Control::open(self.place(), self.author("run"))?.readable_store()?.lists()
+    }
+
+    /// Brings the never-block set to what this host has and needs now.
+    pub fn follow_never(&self) {
+        let followed = Control::open(self.place(), self.author("run")).and_then(|mut control| {
+            let has_lists = control.store().is_ok_and(|store| !store.view().lists.is_empty());
+            if has_lists { apply_never(&mut control, &[]).map(drop) } else { Ok(()) }
+        });
+        match followed {
+            Err(error) if error.is::<NotLoaded>() || error.is::<OtherBuild>() => self.found_of_never(None),
+            Err(error) => {
+                self.found_of_never(Some(format!("what no list may block could not be followed: {error:#}")))
+            }
+            Ok(()) => self.found_of_never(None),
+        }
+    }
+
     fn tell_taken(&self, updated: &Updated) {
-        let Some(change) = updated.change.as_ref().filter(|_| updated.outcome == Outcome::Taken) else { return };
+        let Some(change) = updated.change.as_ref().filter(|_| updated.outcome == Outcome::Taken) else {
+            return;
+        };
         let what = format!(
             "{}: generation {} is in force: {} added, {} removed",
             updated.list,
@@ -91,7 +112,8 @@ impl Keeper {
 /// Whether it is time to fetch a list.
 fn is_due(list: &Listed, now_s: i64) -> bool {
     let Some(refresh_s) = list.settings.refresh_s.filter(|_| !list.is_held) else { return false };
-    let failed = list.trouble.as_ref().map(|trouble| trouble.at_s).filter(|at_s| list.checked_s < Some(*at_s));
+    // What is written of trouble goes with the next success, so it is later than the last, whatever the clock says.
+    let failed = list.trouble.as_ref().map(|trouble| trouble.at_s);
     let (last_s, wait_s) = match (failed, list.checked_s) {
         (Some(failed_s), _) => (failed_s, (refresh_s / RETRY.0).clamp(60, RETRY.1).min(refresh_s)),
         (None, Some(checked_s)) => (checked_s, refresh_s),
@@ -116,7 +138,7 @@ mod tests {
     use crate::lists::guards::Bounds;
     use crate::lists::settings::{Settings, Source};
     use crate::policy::Action;
-    use crate::store::Trouble;
+    use crate::store::{Trouble, Validators};
 
     fn list(refresh_s: Option<u64>, checked_s: Option<i64>, failed_s: Option<i64>) -> Listed {
         let trouble = failed_s.map(|at_s| Trouble { at_s, kind: "empty".into(), why: "it is empty".into() });
@@ -135,6 +157,8 @@ mod tests {
             settings,
             generation: Some(1),
             is_held: false,
+            last: 1,
+            validators: Validators::default(),
             checked_s,
             trouble,
             troubles: 0,
@@ -158,13 +182,17 @@ mod tests {
         assert!(!is_due(&failed, 140_000 + 3239) && is_due(&failed, 140_000 + 3960));
         let minutely = list(Some(60), Some(100_000), Some(100_100));
         assert!(!is_due(&minutely, 100_100 + 53) && is_due(&minutely, 100_100 + 66));
-        let recovered = list(Some(3600), Some(100_000), Some(90_000));
-        assert!(!is_due(&recovered, 100_000 + 3000));
+        let before_a_clock_went_back = list(Some(3600), Some(100_000), Some(90_000));
+        assert!(!is_due(&before_a_clock_went_back, 90_000 + 300));
     }
 
     #[test]
     fn times_differ_between_fetches() {
-        let times: std::collections::BTreeSet<u64> = (0..100).map(|at| jittered(36_000, "feed", at)).collect();
-        assert!(times.len() > 50 && times.iter().all(|wait_s| (32_400..=39_600).contains(wait_s)), "{times:?}");
+        let times: std::collections::BTreeSet<u64> =
+            (0..100).map(|at| jittered(36_000, "feed", at)).collect();
+        assert!(
+            times.len() > 50 && times.iter().all(|wait_s| (32_400..=39_600).contains(wait_s)),
+            "{times:?}"
+        );
     }
 }

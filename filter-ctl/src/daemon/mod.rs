@@ -121,16 +121,17 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
             }
         }
     });
-    let refreshing = tokio::spawn({
+    // Apart: a slow server must not keep the never-block set from being followed.
+    let refreshing = [Keeper::refresh_lists, Keeper::follow_never].map(|work: fn(&Keeper)| {
         let keeper = Arc::clone(&keeper);
         let mut lists = interval(LISTS);
         lists.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        async move {
+        tokio::spawn(async move {
             loop {
                 lists.tick().await;
-                on_thread(&keeper, Keeper::refresh_lists).await;
+                on_thread(&keeper, work).await;
             }
-        }
+        })
     });
     loop {
         tokio::select! {
@@ -154,7 +155,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     notify(&[NotifyState::Stopping]);
     watch.abort();
     sampling.abort();
-    refreshing.abort();
+    refreshing.iter().for_each(tokio::task::JoinHandle::abort);
     // What would be connected to next is nobody.
     let _ = fs::remove_file(&config.socket);
     Ok(())

@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use procfs::net::TcpState;
-use procfs::process::FDTarget;
+use procfs::process::{FDTarget, Process};
 
 /// The port of SSH (RFC 4253, section 4.1), counted as SSH whoever serves it.
 const SSH_PORT: u16 = 22;
@@ -40,6 +40,29 @@ pub fn peers() -> Result<Vec<IpAddr>> {
         return Ok(Vec::new());
     }
     Ok(peers_among(&connections, &sockets_of_ssh_servers()))
+}
+
+/// Those of [`peers`] whose user has proven who he is. A process that may not look into others', as a confined daemon, finds
+/// none.
+///
+/// # Errors
+///
+/// As [`peers`].
+pub fn authenticated_peers() -> Result<Vec<IpAddr>> {
+    let connections = told_by_netlink().or_else(|_| told_by_procfs())?;
+    if connections.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sessions = sockets_of(&|process| process.cmdline().is_ok_and(|words| is_session(&words.join(" "))));
+    Ok(connections.iter().filter(|known| sessions.contains(&known.inode)).map(|known| known.remote).collect())
+}
+
+/// Whether this is how OpenSSH's server names the process of a session: `sshd: user@pts/0`, and since 9.8
+/// `sshd-session: user@notty`. Before the user has proven who he is, the name ends with what the process is, in brackets,
+/// and has no terminal.
+fn is_session(title: &str) -> bool {
+    let user = title.trim().strip_prefix("sshd").and_then(|rest| rest.split_once(": "));
+    user.is_some_and(|(_, user)| user.contains('@') && !user.ends_with(']'))
 }
 
 /// Established connections, by sock_diag(7).
@@ -125,10 +148,15 @@ fn peers_among(connections: &[Connection], of_ssh_servers: &HashSet<u64>) -> Vec
 /// Inodes of the sockets that SSH servers hold, whatever port they listen on. Processes that end or can't be
 /// read meanwhile are passed over.
 fn sockets_of_ssh_servers() -> HashSet<u64> {
-    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
-    let servers = processes.filter(|process| {
+    sockets_of(&|process| {
         process.stat().is_ok_and(|stat| stat.comm.starts_with("sshd") || stat.comm == "dropbear")
-    });
+    })
+}
+
+/// Inodes of the sockets that such processes hold.
+fn sockets_of(is_such: &dyn Fn(&Process) -> bool) -> HashSet<u64> {
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    let servers = processes.filter(is_such);
     let descriptors = servers.filter_map(|server| server.fd().ok()).flatten().flatten();
     descriptors
         .filter_map(|descriptor| match descriptor.target {
@@ -174,6 +202,23 @@ mod tests {
         let known: Vec<_> = told.iter().map(|known| (known.local_port, known.remote)).collect();
         assert_eq!(known, want);
         assert_eq!(ours(told_by_procfs()), told);
+    }
+
+    #[test]
+    fn sessions_are_told_from_those_who_only_knock() {
+        for session in ["sshd: root@pts/0", "sshd-session: alice@notty", "sshd: a b@pts/1"] {
+            assert!(is_session(session), "{session}");
+        }
+        let knocks = [
+            "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups",
+            "sshd: [accepted]",
+            "sshd: unknown [priv]",
+            "sshd: me@home [priv]",
+            "sshd: root [net]",
+            "sshd-session: [accepted]",
+            "nc -l root@pts/0",
+        ];
+        assert!(knocks.iter().all(|knock| !is_session(knock)));
     }
 
     #[test]

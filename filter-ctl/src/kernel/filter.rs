@@ -311,7 +311,8 @@ impl Filter {
     pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
         self.map_for(self.len())?;
         let entries = self.table.entries();
-        Ok(entries.filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry)))))
+        Ok(entries
+            .filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry)))))
     }
 
     /// The loaded interfaces, as the kernel has them.

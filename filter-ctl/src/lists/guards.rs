@@ -14,6 +14,10 @@ use crate::policy::Prefix;
 /// Wide prefixes that are named; of more the rest is counted.
 const MOST_NAMED: usize = 5;
 
+/// IPv4 addresses that a list may cover, without those that nobody has: a quarter of all. All bogons and all that large
+/// lists of attackers hold are a tenth.
+const MOST_ADDRESSES: u64 = 1 << 30;
+
 /// Entries below which a list may change as it likes: of three a half is nothing.
 const FEW: u64 = 100;
 
@@ -61,6 +65,11 @@ pub enum Refusal {
     Grown(Change),
     /// It has far fewer.
     Shrunk(Change),
+    /// It covers more of IPv4 than any list should.
+    Large {
+        /// Addresses of IPv4.
+        addresses: u64,
+    },
     /// It holds prefixes that are too short.
     Wide {
         /// The first of them.
@@ -92,7 +101,7 @@ impl Refusal {
             Self::Garbage { .. } => "not_a_list",
             Self::Grown(_) => "grown",
             Self::Shrunk(_) => "shrunk",
-            Self::Wide { .. } => "wide",
+            Self::Large { .. } | Self::Wide { .. } => "wide",
         }
     }
 }
@@ -103,13 +112,19 @@ impl fmt::Display for Refusal {
             Self::Empty => write!(f, "it is empty"),
             Self::Cut(how) => write!(f, "it is cut short: {how}"),
             Self::Garbage { entries, refused, first } => {
-                write!(f, "{refused} places in it are no entries, beside {entries} that are, the first at {first}")
+                write!(
+                    f,
+                    "{refused} places in it are no entries, beside {entries} that are, the first at {first}"
+                )
             }
             Self::Grown(Change { before, now, percent }) => {
                 write!(f, "it has {now} entries after {before}, more than {percent} % more")
             }
             Self::Shrunk(Change { before, now, percent }) => {
                 write!(f, "it has {now} entries after {before}, more than {percent} % fewer")
+            }
+            Self::Large { addresses } => {
+                write!(f, "it covers {addresses} addresses of IPv4, over a quarter of all")
             }
             Self::Wide { first, number, shortest } => {
                 let named: Vec<String> = first.iter().map(ToString::to_string).collect();
@@ -140,9 +155,6 @@ pub struct Arrived<'l> {
 /// Why a new generation is refused, all of it; nothing if it may take the old one's place.
 pub fn refusals(arrived: &Arrived<'_>, wide: &Wide, bounds: &Bounds) -> Vec<Refusal> {
     let mut refusals = Vec::new();
-    if arrived.entries == 0 && arrived.refused.0 == 0 {
-        refusals.push(Refusal::Empty);
-    }
     let all = arrived.listed + arrived.refused.0;
     if arrived.refused.0 * 100 > all * u64::from(bounds.refused_percent) {
         refusals.push(Refusal::Garbage {
@@ -150,6 +162,9 @@ pub fn refusals(arrived: &Arrived<'_>, wide: &Wide, bounds: &Bounds) -> Vec<Refu
             refused: arrived.refused.0,
             first: arrived.refused.1.unwrap_or_default().to_owned(),
         });
+    }
+    if arrived.entries == 0 {
+        refusals.push(Refusal::Empty);
     }
     if let Some(cut) = &arrived.about.cut {
         refusals.push(Refusal::Cut(cut.clone()));
@@ -169,6 +184,9 @@ pub fn refusals(arrived: &Arrived<'_>, wide: &Wide, bounds: &Bounds) -> Vec<Refu
             refusals.push(Refusal::Shrunk(change(bounds.shrink_percent)));
         }
     }
+    if wide.addresses > MOST_ADDRESSES {
+        refusals.push(Refusal::Large { addresses: wide.addresses });
+    }
     if wide.number > 0 {
         let shortest = [bounds.shortest_v4, bounds.shortest_v6];
         refusals.push(Refusal::Wide { first: wide.first.clone(), number: wide.number, shortest });
@@ -176,21 +194,28 @@ pub fn refusals(arrived: &Arrived<'_>, wide: &Wide, bounds: &Bounds) -> Vec<Refu
     refusals
 }
 
-/// The prefixes of a list that are too short.
+/// The prefixes of a list that are too short, and how much of IPv4 all of them cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wide {
     first: Vec<Prefix>,
     number: u64,
+    addresses: u64,
+    /// The last that no other covers.
+    outer: Option<Prefix>,
 }
 
 impl Wide {
-    /// Looks at a prefix. Wide ones in which nobody's traffic has its source are as good as any, and lists of bogons hold
+    /// Looks at a prefix; they come in their order. Wide ones in which nobody's traffic has its source are as good as any, and lists of bogons hold
     /// them: 224.0.0.0/3 (RFC 5771, RFC 1112) and what is beside 2000::/3 (RFC 4291, section 2.4).
     pub fn look_at(&mut self, prefix: &Prefix, bounds: &Bounds) {
         let (shortest, is_unicast) = match prefix.address() {
             IpAddr::V4(first) => (bounds.shortest_v4, first.octets()[0] < 224),
             IpAddr::V6(first) => (bounds.shortest_v6, first.octets()[0] >> 5 == 1 || prefix.prefix_len() < 3),
         };
+        if is_unicast && prefix.address().is_ipv4() && !self.outer.is_some_and(|outer| outer.covers(prefix)) {
+            self.addresses += 1 << (32 - prefix.prefix_len());
+            self.outer = Some(*prefix);
+        }
         if prefix.prefix_len() < shortest && is_unicast {
             self.number += 1;
             if self.first.len() < MOST_NAMED {
@@ -204,17 +229,17 @@ impl Wide {
 mod tests {
     use super::*;
 
-    fn names(listed: u64, refused: u64, before: Option<u64>, about: &About, prefixes: &[&str]) -> Vec<&'static str> {
+    fn names(
+        listed: u64,
+        refused: u64,
+        before: Option<u64>,
+        about: &About,
+        prefixes: &[&str],
+    ) -> Vec<&'static str> {
         let bounds = Bounds::default();
         let mut wide = Wide::default();
         prefixes.iter().for_each(|prefix| wide.look_at(&Prefix::parse(prefix, false).unwrap(), &bounds));
-        let arrived = Arrived {
-            listed,
-            refused: (refused, Some("1:1")),
-            about,
-            entries: listed,
-            before,
-        };
+        let arrived = Arrived { listed, refused: (refused, Some("1:1")), about, entries: listed, before };
         refusals(&arrived, &wide, &bounds).iter().map(Refusal::name).collect()
     }
 
@@ -224,27 +249,42 @@ mod tests {
         let declared = About { declared: Some(1000), ..About::default() };
         let cut = About { cut: Some("line 7 ends in the middle".into()), ..About::default() };
         assert_eq!(names(0, 0, Some(1000), &nothing, &[]), ["empty"]);
-        assert_eq!(names(0, 3, None, &nothing, &[]), ["not_a_list"]);
+        assert_eq!(names(0, 3, None, &nothing, &[]), ["not_a_list", "empty"]);
         assert_eq!(names(1000, 11, None, &nothing, &[]), ["not_a_list"]);
         assert_eq!(names(999, 0, None, &declared, &[]), ["cut_short"]);
         assert_eq!(names(999, 0, None, &cut, &[]), ["cut_short"]);
         assert_eq!(names(2001, 0, Some(1000), &nothing, &[]), ["grown"]);
         assert_eq!(names(499, 0, Some(1000), &nothing, &[]), ["shrunk"]);
-        assert_eq!(names(3, 0, None, &nothing, &["0.0.0.0/0"]), ["wide"]);
-        for wide in ["::/0", "2000::/3", "2400::/8", "128.0.0.0/1", "126.0.0.0/7"] {
-            assert_eq!(names(3, 0, None, &nothing, &[wide]), ["wide"], "{wide}");
+                for wide in ["::/0", "2000::/3", "2400::/8", "128.0.0.0/1", "126.0.0.0/7"] {
+            let told = names(3, 0, None, &nothing, &[wide]);
+            assert!(!told.is_empty() && told.iter().all(|name| *name == "wide"), "{wide}: {told:?}");
         }
-        assert_eq!(names(3, 0, Some(1000), &cut, &["0.0.0.0/0"]), ["cut_short", "shrunk", "wide"]);
+        assert_eq!(names(3, 0, Some(1000), &cut, &["0.0.0.0/0"]), ["cut_short", "shrunk", "wide", "wide"]);
     }
 
     #[test]
     fn what_changes_as_lists_do_is_taken() {
         let declared = About { declared: Some(1000), ..About::default() };
-        assert!(names(1000, 0, Some(1000), &declared, &["10.0.0.0/8", "224.0.0.0/3", "2001::/16", "4000::/3"]).is_empty());
+        assert!(
+            names(1000, 0, Some(1000), &declared, &["10.0.0.0/8", "224.0.0.0/3", "2001::/16", "4000::/3"])
+                .is_empty()
+        );
         assert!(names(990, 10, Some(1000), &declared, &[]).is_empty());
         assert!(names(2000, 0, Some(1000), &About::default(), &[]).is_empty());
         assert!(names(500, 0, Some(1000), &About::default(), &[]).is_empty());
         assert!(names(1, 0, Some(99), &About::default(), &[]).is_empty());
+    }
+
+    #[test]
+    fn much_of_the_internet_in_small_pieces_is_wide_as_well() {
+        let nothing = About::default();
+        let eighths: Vec<String> = (1..80).map(|first| format!("{first}.0.0.0/8")).collect();
+        let texts: Vec<&str> = eighths.iter().map(String::as_str).collect();
+        assert_eq!(names(99, 0, None, &nothing, &texts[..65]), ["wide"]);
+        assert!(names(99, 0, None, &nothing, &texts[..64]).is_empty());
+        let same: Vec<&str> =
+            ["10.0.0.0/8"].into_iter().chain(std::iter::repeat_n("10.1.0.0/16", 70)).collect();
+        assert!(names(99, 0, None, &nothing, &same).is_empty(), "what is covered counts once");
     }
 
     #[test]

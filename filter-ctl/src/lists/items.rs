@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::holes::Holes;
 use crate::policy::Prefix;
 
 /// Most bytes of a comment that are kept: as much as a reason holds, on one line of a terminal.
@@ -92,7 +91,6 @@ impl Compact for V6 {
 pub struct Items {
     v4: Vec<V4>,
     v6: Vec<V6>,
-    exceptions: Vec<Prefix>,
     said: Vec<Kept>,
     comments: String,
     last_comment: (u32, u16),
@@ -131,11 +129,6 @@ impl Items {
         }
     }
 
-    /// Leaves a prefix out of all that is wider: a hole in the list.
-    pub fn push_exception(&mut self, prefix: Prefix) {
-        self.exceptions.push(prefix);
-    }
-
     fn keep(&mut self, said: Said<'_>) -> u32 {
         let (start, length) = self.keep_comment(said.comment);
         if self.said.is_empty() {
@@ -170,7 +163,7 @@ impl Items {
         Said { ttl_s: kept.ttl_s, comment: &self.comments[start..end] }
     }
 
-    /// Sorts the entries, keeps each prefix once, with the longest life that it is given, and takes the exceptions out.
+    /// Sorts the entries, and keeps each prefix once, with the longest life that it is given.
     pub fn finish(mut self) -> Sorted {
         let before = self.len();
         self.v4.sort_unstable();
@@ -180,37 +173,8 @@ impl Items {
         merge(&mut self.v6, &said);
         self.said = said;
         let duplicates = before - self.len();
-        if !self.exceptions.is_empty() {
-            self.take_out_exceptions();
-        }
         let covered = covered(&self.v4, 32) + covered(&self.v6, 128);
         Sorted { items: self, duplicates, covered }
-    }
-
-    fn take_out_exceptions(&mut self) {
-        let exceptions: Holes = std::mem::take(&mut self.exceptions).into_iter().collect();
-        let all = |items: &Self| items.iter().collect::<Vec<_>>();
-        let entries = all(self);
-        self.v4.clear();
-        self.v6.clear();
-        for (prefix, position) in entries {
-            for part in exceptions.parts_of(prefix) {
-                self.push(part, Said::default());
-                let last = match part.address() {
-                    IpAddr::V4(_) => self.v4.last_mut().map(Compact::said),
-                    IpAddr::V6(_) => self.v6.last_mut().map(Compact::said),
-                };
-                if let Some(said) = last {
-                    *said = position;
-                }
-            }
-        }
-        self.v4.sort_unstable();
-        self.v6.sort_unstable();
-        let said = std::mem::take(&mut self.said);
-        merge(&mut self.v4, &said);
-        merge(&mut self.v6, &said);
-        self.said = said;
     }
 
     fn iter(&self) -> impl Iterator<Item = (Prefix, u32)> {
@@ -279,12 +243,11 @@ impl Sorted {
 mod tests {
     use super::*;
 
-    fn list(entries: &[(&str, Option<u32>, &str)], exceptions: &[&str]) -> Sorted {
+    fn list(entries: &[(&str, Option<u32>, &str)]) -> Sorted {
         let mut items = Items::default();
         for (prefix, ttl_s, comment) in entries {
             items.push(Prefix::parse(prefix, true).unwrap(), Said { ttl_s: *ttl_s, comment });
         }
-        exceptions.iter().for_each(|prefix| items.push_exception(Prefix::parse(prefix, true).unwrap()));
         items.finish()
     }
 
@@ -298,38 +261,29 @@ mod tests {
 
     #[test]
     fn each_prefix_is_kept_once_with_the_longest_life() {
-        let list = list(
-            &[
-                ("2001:db8::/32", None, "six"),
-                ("192.0.2.0/24", Some(5), "short"),
-                ("192.0.2.7", None, ""),
-                ("192.0.2.0/24", Some(9), "long"),
-                ("192.0.2.0/24", Some(7), "middle"),
-            ],
-            &[],
-        );
+        let list = list(&[
+            ("2001:db8::/32", None, "six"),
+            ("192.0.2.0/24", Some(5), "short"),
+            ("192.0.2.7", None, ""),
+            ("192.0.2.0/24", Some(9), "long"),
+            ("192.0.2.0/24", Some(7), "middle"),
+        ]);
         assert_eq!(shown(&list), ["192.0.2.0/24 9s long", "192.0.2.7/32", "2001:db8::/32 six"]);
         assert_eq!((list.duplicates, list.covered), (2, 1));
     }
 
     #[test]
-    fn exceptions_are_holes() {
-        let list = list(&[("192.0.2.0/30", Some(5), "x"), ("192.0.2.1", None, "")], &["192.0.2.1"]);
-        assert_eq!(shown(&list), ["192.0.2.0/32 5s x", "192.0.2.2/31 5s x"]);
-    }
-
-    #[test]
     fn comments_are_cut_and_fit_for_a_terminal() {
         let long = "\u{e9}".repeat(LONGEST_COMMENT);
-        let list = list(&[("192.0.2.1", None, "a\u{1b}[2Jb"), ("192.0.2.2", None, &long)], &[]);
+        let list = list(&[("192.0.2.1", None, "a\u{1b}[2Jb"), ("192.0.2.2", None, &long)]);
         let comments: Vec<_> = list.iter().map(|(_, said)| said.comment.to_owned()).collect();
         assert_eq!(comments, ["a[2Jb", &"\u{e9}".repeat(LONGEST_COMMENT / 2)]);
     }
 
     #[test]
     fn everything_covers_what_follows() {
-        assert_eq!(list(&[("0.0.0.0/0", None, ""), ("255.255.255.255", None, "")], &[]).covered, 1);
-        let six = list(&[("::/0", None, ""), ("ffff::/16", None, ""), ("ffff::1", None, "")], &[]);
+        assert_eq!(list(&[("0.0.0.0/0", None, ""), ("255.255.255.255", None, "")]).covered, 1);
+        let six = list(&[("::/0", None, ""), ("ffff::/16", None, ""), ("ffff::1", None, "")]);
         assert_eq!(six.covered, 2);
     }
 }

@@ -74,12 +74,6 @@ impl Reading {
         prefixes.into_iter().for_each(|prefix| self.items.push(prefix, said));
     }
 
-    /// Takes an exception: what is left out of wider entries.
-    pub fn exception(&mut self, prefix: Prefix) {
-        self.entries += 1;
-        self.items.push_exception(prefix);
-    }
-
     /// Refuses what is in a place. `what` is shown with all that is not printable escaped, and cut.
     pub fn refuse(&mut self, line: u64, column: u64, what: &str, why: impl fmt::Display) {
         self.refusals += 1;

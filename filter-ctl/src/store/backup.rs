@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -43,6 +44,8 @@ pub fn backup(store: &Store, kept: Kept) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(context),
         _ => {}
     }
+    // It holds what the store holds, and is made for whoever may read that; SQLite takes a file that is empty.
+    File::options().write(true).create_new(true).mode(0o600).open(&temporary).with_context(context)?;
     // By SQLite: a file that is opened and closed beside it loses the locks that it has.
     let name = temporary.to_str().context("the state directory's name is not UTF-8").with_context(context)?;
     store.db.execute("VACUUM INTO ?1", [name]).with_context(context)?;

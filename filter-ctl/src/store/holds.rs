@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use rusqlite::{Row, TransactionBehavior};
 
 use super::{
-    BELIEVED_S, Damaged, ListWrite, Policy, Record, Store, View, audit, lists, merged, policies, read_state, to_sql,
-    wall_now_s,
+    BELIEVED_S, Damaged, ListWrite, Policy, Record, Store, View, audit, lists, merged, policies, read_state,
+    to_sql, wall_now_s,
 };
 use crate::holds::{Hold, enforced};
 use crate::host::{boot_id, monotonic_now_s};

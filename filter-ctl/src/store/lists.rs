@@ -5,16 +5,17 @@ use anyhow::{Context as _, Result, ensure};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
+use super::holds::from_blob;
 use super::merged::{
     Blocks, Cursor, Finder, InForce, View, block_where, decoded, merged, prefix_blob, prefix_of,
 };
 use super::{Bounds, Damaged, Holed, Store, wall_now_s};
+use crate::holds::Hold;
 use crate::lists::block::{self, Block};
 use crate::lists::format::Format;
 use crate::lists::reading::About;
 use crate::lists::settings::{Settings, owner_of};
-use crate::holds::Hold;
-use crate::policy::{Deadline, Key, Prefix};
+use crate::policy::{Deadline, Key, Owner, Prefix};
 
 /// Generations of a list that are kept: of a list that is fetched daily more than a week's, of a million lines each some
 /// 30 MB.
@@ -35,10 +36,14 @@ pub struct Listed {
     pub name: String,
     /// What the operator says of it.
     pub settings: Settings,
-    /// The generation in force, if any is.
+    /// The generation in force.
     pub generation: Option<i64>,
+    /// The number of its newest generation.
+    pub last: i64,
     /// Whether an operator put that generation in force, so that no schedule takes another in its place.
     pub is_held: bool,
+    /// With what the server named what it sent last.
+    pub validators: Validators,
     /// When it was last found up to date, in seconds since 1970.
     pub checked_s: Option<i64>,
     /// What went wrong since.
@@ -47,6 +52,15 @@ pub struct Listed {
     pub troubles: u64,
     /// Packets and bytes that entries counted which the list held and holds no more.
     pub retired: [u64; 2],
+}
+
+/// What a server names a state of a list by, so that it need not send it again (RFC 9110, section 8.8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// `ETag`.
+    pub etag: Option<String>,
+    /// `Last-Modified`.
+    pub last_modified: Option<String>,
 }
 
 /// Why a list could not be brought up to date.
@@ -90,10 +104,6 @@ pub struct Found {
     pub ignored: u64,
     /// What the list says of itself.
     pub about: About,
-    /// The server's name for what it sent.
-    pub etag: Option<String>,
-    /// When the server says it was changed.
-    pub last_modified: Option<String>,
 }
 
 /// A generation that is to be written.
@@ -105,6 +115,8 @@ pub struct NewGeneration {
     pub entries: u64,
     /// What was found in reading it.
     pub found: Found,
+    /// What the server names it by.
+    pub validators: Validators,
 }
 
 /// A change to lists, as part of an intent.
@@ -214,8 +226,10 @@ impl Store {
     /// If they can't be read.
     pub fn lists(&self) -> Result<Vec<Listed>> {
         let mut statement = self.db.prepare_cached(
-            "SELECT id, name, settings, generation, is_held, checked_s, trouble, troubles, retired_packets, retired_bytes
-             FROM lists ORDER BY name",
+            // One without a generation is what a removal left that was killed.
+            "SELECT id, name, settings, generation, is_held, checked_s, trouble, troubles, retired_packets, retired_bytes,
+                    generations, etag, last_modified
+             FROM lists WHERE generation IS NOT NULL ORDER BY name",
         )?;
         let mut rows = statement.query([])?;
         let mut lists = Vec::new();
@@ -232,9 +246,14 @@ impl Store {
                 generation: row.get(3)?,
                 is_held: row.get(4)?,
                 checked_s: row.get(5)?,
-                trouble: trouble.map(|trouble| serde_json::from_str(&trouble)).transpose().map_err(damaged)?,
+                trouble: trouble
+                    .map(|trouble| serde_json::from_str(&trouble))
+                    .transpose()
+                    .map_err(damaged)?,
                 troubles: number(7)?,
                 retired: [number(8)?, number(9)?],
+                last: row.get(10)?,
+                validators: Validators { etag: row.get(11)?, last_modified: row.get(12)? },
                 name,
             });
         }
@@ -344,13 +363,16 @@ impl Store {
     ///
     /// If it can't be read.
     pub fn never(&self) -> Result<Vec<Never>> {
-        let mut statement =
-            self.db.prepare_cached("SELECT prefix, kind, reason, until_s FROM never ORDER BY kind, prefix")?;
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT prefix, kind, reason, until_s FROM never ORDER BY kind, prefix")?;
         let mut rows = statement.query([])?;
         let mut never = Vec::new();
         while let Some(row) = rows.next()? {
             let (kind, until_s): (u8, i64) = (row.get(1)?, row.get(3)?);
-            let kind = *NeverKind::ALL.get(usize::from(kind)).ok_or_else(|| Damaged("the never-block set".into()))?;
+            let kind = *NeverKind::ALL
+                .get(usize::from(kind))
+                .ok_or_else(|| Damaged("the never-block set".into()))?;
             let until = match u32::try_from(until_s) {
                 Ok(u32::MAX) => Deadline::NEVER,
                 _ => Deadline(u32::try_from((until_s + self.shift_s).max(0)).unwrap_or(u32::MAX - 1)),
@@ -359,6 +381,19 @@ impl Store {
             never.push(Never { prefix, kind, reason: row.get(2)?, until });
         }
         Ok(never)
+    }
+
+    /// Writes until when each of the never-block set counts, which is otherwise as it is.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written.
+    pub fn renew_never(&self, never: &[Never]) -> Result<()> {
+        let mut renew = self.db.prepare_cached("UPDATE never SET until_s = ?2 WHERE prefix = ?1")?;
+        for Never { prefix, until, .. } in never {
+            renew.execute((prefix_blob(prefix), until.0))?;
+        }
+        Ok(())
     }
 
     /// What beside the rows makes up what is wanted.
@@ -390,8 +425,7 @@ impl Store {
                     merged.skip_to(&key)?;
                     held = merged.next(&mut holds)?;
                 }
-                let until =
-                    heads.map(|head| head.filter(|(of, _)| *of == key).map(|(_, until)| until));
+                let until = heads.map(|head| head.filter(|(of, _)| *of == key).map(|(_, until)| until));
                 let others = if held == Some(key) { holds.as_slice() } else { &[] };
                 on_key(Compared { key, old: until[0], new: until[1], others })?;
                 for (side, until) in [&mut old, &mut new].into_iter().zip(until) {
@@ -453,42 +487,58 @@ impl Store {
                 |row| row.get(0),
             )
             .optional()?;
-        let base_s = base_s.with_context(|| format!("there is no generation {generation} of {}", list.name))?;
+        let base_s =
+            base_s.with_context(|| format!("there is no generation {generation} of {}", list.name))?;
         let owner = owner_of(&list.name)?;
         Ok(InForce::of(list.id, generation, owner, list.settings.action, base_s + self.shift_s))
     }
 
-    /// Writes down that a list was found as it is, or why it could not be brought up to date. No change to what is wanted.
+    /// Writes down that a list was found as it is, with its settings and what the server names it by. No change to what is
+    /// wanted.
     ///
     /// # Errors
     ///
     /// If it can't be written.
-    pub fn note_check(&self, name: &str, trouble: Option<&Trouble>) -> Result<()> {
-        match trouble {
-            None => self.db.execute(
-                "UPDATE lists SET checked_s = ?2, trouble = NULL WHERE name = ?1",
-                (name, wall_now_s()),
-            )?,
-            Some(trouble) => {
-                let text = serde_json::to_string(trouble).context("could not make JSON")?;
-                self.db.execute(
-                    "UPDATE lists SET trouble = ?2, troubles = troubles + 1 WHERE name = ?1",
-                    (name, text),
-                )?
-            }
-        };
+    pub fn note_success(&self, name: &str, settings: &Settings, validators: &Validators) -> Result<()> {
+        let text = serde_json::to_string(settings).context("could not make JSON")?;
+        self.db
+            .execute(
+                "UPDATE lists SET settings = ?2, etag = ?3, last_modified = ?4, checked_s = ?5, trouble = NULL
+                 WHERE name = ?1",
+                (name, text, &validators.etag, &validators.last_modified, wall_now_s()),
+            )
+            .with_context(|| format!("that {name} is up to date could not be written down"))?;
         Ok(())
     }
 
-    /// Writes new settings of a list that is there.
+    /// Writes down why a list could not be brought up to date. No change to what is wanted.
     ///
     /// # Errors
     ///
-    /// If they can't be written.
-    pub fn write_settings(&self, name: &str, settings: &Settings) -> Result<()> {
-        let text = serde_json::to_string(settings).context("could not make JSON")?;
-        self.db.execute("UPDATE lists SET settings = ?2 WHERE name = ?1", (name, text))?;
+    /// If it can't be written.
+    pub fn note_trouble(&self, name: &str, trouble: &Trouble) -> Result<()> {
+        let text = serde_json::to_string(trouble).context("could not make JSON")?;
+        self.db.execute(
+            "UPDATE lists SET trouble = ?2, troubles = troubles + 1 WHERE name = ?1",
+            (name, text),
+        )?;
         Ok(())
+    }
+
+    /// Keys that this owner holds by rows, in order.
+    ///
+    /// # Errors
+    ///
+    /// If they can't be read.
+    pub fn rows_of(&self, owner: &Owner) -> Result<Vec<Key>> {
+        let mut statement = self.db.prepare_cached("SELECT key FROM holds WHERE owner = ?1 ORDER BY key")?;
+        let mut rows = statement.query([owner.as_str()])?;
+        let mut keys = Vec::new();
+        while let Some(row) = rows.next()? {
+            let key = from_blob(row.get_ref(0)?.as_blob()?);
+            keys.push(key.ok_or_else(|| Damaged("a key is none".into()))?);
+        }
+        Ok(keys)
     }
 }
 
@@ -577,8 +627,7 @@ fn take(db: &Connection, name: &str, settings: &Settings, new: &NewGeneration, b
         (name, settings.action.number(), document),
     )?;
     let id = id_of(db, name)?.context("it was just written")?;
-    // What a list of this name left behind when the store lost it is the list's own again.
-    db.execute("DELETE FROM holds WHERE owner = ?1", [owner_of(name)?.as_str()])?;
+    purge(db, name)?;
     let (last, in_force): (i64, Option<i64>) =
         db.query_row("SELECT generations, generation FROM lists WHERE id = ?1", [id], |row| {
             Ok((row.get(0)?, row.get(1)?))
@@ -598,16 +647,28 @@ fn take(db: &Connection, name: &str, settings: &Settings, new: &NewGeneration, b
         insert.execute((id, generation, prefix_blob(&first), small))?;
     }
     db.execute(
-        "UPDATE lists SET generation = ?2, generations = ?2, is_held = 0, checked_s = ?3, trouble = NULL WHERE id = ?1",
-        (id, generation, wall_now_s()),
+        "UPDATE lists SET generation = ?2, generations = ?2, is_held = 0, checked_s = ?3, trouble = NULL, etag = ?4,
+                          last_modified = ?5 WHERE id = ?1",
+        (id, generation, wall_now_s(), &new.validators.etag, &new.validators.last_modified),
     )?;
     let mut old = db.prepare_cached(
         "SELECT generation FROM generations WHERE list = ?1 ORDER BY generation DESC LIMIT -1 OFFSET ?2",
     )?;
-    let old = old.query_map((id, i64::try_from(KEPT)?), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    let old =
+        old.query_map((id, i64::try_from(KEPT)?), |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
     // The one that was in force is still needed, to tell what changes and to take it back.
     let old = old.into_iter().filter(|generation| in_force != Some(*generation));
     old.into_iter().try_for_each(|generation| forget(db, id, generation))
+}
+
+/// Forgets what removals left that were killed, but for a list of this name.
+fn purge(db: &Connection, name: &str) -> Result<()> {
+    for table in ["blocks", "generations"] {
+        let left = "SELECT id FROM lists WHERE generation IS NULL AND name != ?1";
+        db.execute(&format!("DELETE FROM {table} WHERE list IN ({left})"), [name])?;
+    }
+    db.execute("DELETE FROM lists WHERE generation IS NULL AND name != ?1", [name])?;
+    Ok(())
 }
 
 /// Forgets a generation.

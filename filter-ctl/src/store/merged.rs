@@ -284,12 +284,7 @@ impl<'d> Cursor<'d> {
     }
 
     /// A cursor at its first key.
-    pub(super) fn new(
-        blocks: Blocks<'d>,
-        view: &'d View,
-        list: InForce,
-        bounds: Bounds,
-    ) -> Result<Self> {
+    pub(super) fn new(blocks: Blocks<'d>, view: &'d View, list: InForce, bounds: Bounds) -> Result<Self> {
         let (first, last) = match bounds {
             Bounds::All => (None, None),
             Bounds::Within(first, last) => (Some(first), Some(last)),
@@ -373,7 +368,8 @@ impl<'d> Cursor<'d> {
         loop {
             let item = self.peek_item()?;
             let part = self.parts.first_key_value().map(|(prefix, _)| *prefix);
-            let Some((prefix, until)) = item.filter(|(prefix, _)| part.is_none_or(|part| *prefix <= part)) else {
+            let Some((prefix, until)) = item.filter(|(prefix, _)| part.is_none_or(|part| *prefix <= part))
+            else {
                 return Ok(self.parts.pop_first());
             };
             self.position += 1;
@@ -523,11 +519,13 @@ impl<'d> Finder<'d> {
     pub fn find(&mut self, prefix: &Prefix) -> Result<Option<(&Block, usize)>> {
         let is_here = |block: &Block| {
             let [first, last] = [block.items.first(), block.items.last()];
-            first.is_some_and(|first| first.prefix <= *prefix) && last.is_some_and(|last| *prefix <= last.prefix)
+            first.is_some_and(|first| first.prefix <= *prefix)
+                && last.is_some_and(|last| *prefix <= last.prefix)
         };
         if !is_here(&self.block) {
             let order = "first <= ?3 ORDER BY first DESC";
-            let found = block_where(self.db, self.list.id, self.list.generation, order, &prefix_blob(prefix))?;
+            let found =
+                block_where(self.db, self.list.id, self.list.generation, order, &prefix_blob(prefix))?;
             let Some((_, bytes)) = found else { return Ok(None) };
             self.block = decoded(&bytes)?;
         }
@@ -549,10 +547,14 @@ pub(super) fn block_where(
     condition: &str,
     first: &[u8],
 ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-    let sql = format!("SELECT first, bytes FROM blocks WHERE list = ?1 AND generation = ?2 AND {condition} LIMIT 1");
+    let sql = format!(
+        "SELECT first, bytes FROM blocks WHERE list = ?1 AND generation = ?2 AND {condition} LIMIT 1"
+    );
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement
-        .query_row((list, generation, first), |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))
+        .query_row((list, generation, first), |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
+        })
         .optional()?;
     found
         .map(|(first, bytes)| {

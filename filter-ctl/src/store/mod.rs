@@ -36,6 +36,7 @@ pub use backup::{Kept, backup, restore_backup};
 pub use holds::{Bounds, Intent};
 pub use lists::{
     Compared, Found, Generation, ListWrite, Listed, Never, NeverKind, NewGeneration, Side, Trouble,
+    Validators,
 };
 pub use merged::{Holed, InForce, View};
 pub use policies::{InterfacePolicy, Policy, is_pattern};
@@ -90,7 +91,7 @@ ALTER TABLE state ADD COLUMN cleared_s INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE lists (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, action INTEGER NOT NULL, settings TEXT NOT NULL,
     generation INTEGER, generations INTEGER NOT NULL DEFAULT 0, is_held INTEGER NOT NULL DEFAULT 0,
-    checked_s INTEGER, trouble TEXT, troubles INTEGER NOT NULL DEFAULT 0,
+    etag TEXT, last_modified TEXT, checked_s INTEGER, trouble TEXT, troubles INTEGER NOT NULL DEFAULT 0,
     retired_packets INTEGER NOT NULL DEFAULT 0, retired_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE generations (
@@ -395,7 +396,8 @@ fn connect(path: &Path) -> Result<Connection> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     db.execute_batch(
-        "PRAGMA cell_size_check = ON; PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL;",
+        "PRAGMA cell_size_check = ON; PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL;
+         PRAGMA secure_delete = ON;",
     )?;
     Ok(db)
 }

@@ -41,10 +41,13 @@ fn generation(entries: &[(Prefix, Option<u32>)]) -> NewGeneration {
         refused: 0,
         ignored: 0,
         about: About::default(),
-        etag: None,
-        last_modified: None,
     };
-    NewGeneration { blocks: block::blocks(&sorted).collect(), entries: sorted.len() as u64, found }
+    NewGeneration {
+        blocks: block::blocks(&sorted).collect(),
+        entries: sorted.len() as u64,
+        found,
+        validators: Validators::default(),
+    }
 }
 
 fn take(store: &mut Store, name: &str, action: Action, entries: &[(Prefix, Option<u32>)], base_s: u32) {
@@ -84,7 +87,13 @@ fn what_lists_hold_is_there_beside_rows_and_without_holes() {
     let directory = Directory::new("lists");
     let mut store = open(&directory);
     write(&mut store, &[(key("10.1.2.3"), vec![hold("manual", 70)])]);
-    take(&mut store, "level1", Action::Block, &[(prefix("10.0.0.0/8"), None), (prefix("10.1.2.3"), Some(50))], 10);
+    take(
+        &mut store,
+        "level1",
+        Action::Block,
+        &[(prefix("10.0.0.0/8"), None), (prefix("10.1.2.3"), Some(50))],
+        10,
+    );
     take(&mut store, "friends", Action::Allow, &[(prefix("10.0.0.0/8"), None)], 10);
     never(&mut store, &[prefix("10.200.0.0/16")]);
 
@@ -100,8 +109,16 @@ fn what_lists_hold_is_there_beside_rows_and_without_holes() {
     assert_eq!(store.holds(&allow).unwrap()[0].owner.as_str(), "list:friends", "allowing has no holes");
     let keys: Vec<String> = wanted(&store).keys().map(|key| key.prefix.to_string()).collect();
     let parts = [
-        "10.0.0.0/8", "10.0.0.0/9", "10.1.2.3/32", "10.128.0.0/10", "10.192.0.0/13", "10.201.0.0/16", "10.202.0.0/15",
-        "10.204.0.0/14", "10.208.0.0/12", "10.224.0.0/11",
+        "10.0.0.0/8",
+        "10.0.0.0/9",
+        "10.1.2.3/32",
+        "10.128.0.0/10",
+        "10.192.0.0/13",
+        "10.201.0.0/16",
+        "10.202.0.0/15",
+        "10.204.0.0/14",
+        "10.208.0.0/12",
+        "10.224.0.0/11",
     ];
     assert_eq!(keys, parts);
 }
@@ -127,8 +144,13 @@ fn generations_are_kept_and_never_change() {
     (0..5).for_each(|_| take(&mut store, "feed", Action::Block, &[(prefix("192.0.2.99"), None)], 20));
     let numbers: Vec<_> = store.generations(&listed).unwrap().iter().map(|kept| kept.number).collect();
     assert_eq!(numbers, (11..=20).collect::<Vec<_>>());
-    for (table, column) in [("blocks", "bytes"), ("blocks", "first"), ("generations", "entries"), ("generations", "found")] {
-        assert!(store.db.execute(&format!("UPDATE {table} SET {column} = ''"), []).is_err(), "{table}.{column}");
+    for (table, column) in
+        [("blocks", "bytes"), ("blocks", "first"), ("generations", "entries"), ("generations", "found")]
+    {
+        assert!(
+            store.db.execute(&format!("UPDATE {table} SET {column} = ''"), []).is_err(),
+            "{table}.{column}"
+        );
     }
 
     let gone = [ListWrite::Remove { name: "feed" }];
@@ -142,7 +164,8 @@ fn generations_are_kept_and_never_change() {
 fn ends_move_with_the_clock_and_what_ended_is_gone() {
     let directory = Directory::new("ends");
     let mut store = open(&directory);
-    let entries = [(prefix("192.0.2.1"), Some(5000)), (prefix("192.0.2.2"), Some(50)), (prefix("192.0.2.3"), None)];
+    let entries =
+        [(prefix("192.0.2.1"), Some(5000)), (prefix("192.0.2.2"), Some(50)), (prefix("192.0.2.3"), None)];
     take(&mut store, "feed", Action::Block, &entries, 1000);
     from_another_boot(store, 1010, 100);
     let store = open(&directory);
@@ -178,7 +201,10 @@ fn a_damaged_block_is_damage_and_no_shorter_list() {
     let directory = Directory::new("damaged-block");
     let mut store = open(&directory);
     take(&mut store, "feed", Action::Block, &[(prefix("192.0.2.8"), None)], 0);
-    store.db.execute_batch("DROP TRIGGER blocks_never_change; UPDATE blocks SET bytes = substr(bytes, 1, 12)").unwrap();
+    store
+        .db
+        .execute_batch("DROP TRIGGER blocks_never_change; UPDATE blocks SET bytes = substr(bytes, 1, 12)")
+        .unwrap();
     let error = store.check().unwrap_err();
     assert!(store.unusable(&error).damaged, "{error:#}");
 }
@@ -246,19 +272,24 @@ proptest! {
 fn look_ups_find_what_lies_in_any_block() {
     let directory = Directory::new("blocks");
     let mut store = open(&directory);
-    let entries: Vec<_> = (0..3 * ENTRIES as u32)
+    let many = 3 * u32::try_from(ENTRIES).unwrap();
+    let entries: Vec<_> = (0..many)
         .map(|number| (Prefix::host(std::net::Ipv4Addr::from(0x0a00_0000 + 2 * number).into()), None))
         .chain([(prefix("10.0.0.0/14"), None), (prefix("2001:db8::/32"), None)])
         .collect();
     take(&mut store, "feed", Action::Block, &entries, 1);
     never(&mut store, &[prefix("10.0.0.3")]);
-    for number in (0..3 * ENTRIES as u32).step_by(997) {
+    for number in (0..many).step_by(997) {
         let there = Prefix::host(std::net::Ipv4Addr::from(0x0a00_0000 + 2 * number).into());
         let beside = Prefix::host(std::net::Ipv4Addr::from(0x0a00_0001 + 2 * number).into());
         let held = |prefix| store.holds(&Key { prefix, action: Action::Block }).unwrap().len();
         assert_eq!((held(there), held(beside)), (1, 0), "{there}");
     }
-    assert_eq!(store.holds(&key("10.2.0.0/15")).unwrap().len(), 1, "a part of a wide prefix, blocks away from it");
+    assert_eq!(
+        store.holds(&key("10.2.0.0/15")).unwrap().len(),
+        1,
+        "a part of a wide prefix, blocks away from it"
+    );
     assert_eq!(store.holds(&key("2001:db8::/32")).unwrap().len(), 1);
     let list = store.view().lists[0].clone();
     let touching = store.touching(&list, &prefix("10.0.32.0/29")).unwrap();

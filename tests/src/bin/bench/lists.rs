@@ -79,8 +79,10 @@ struct Taken {
 
 /// Measures them.
 pub fn measure(results: &mut Results, extent: &Extent) {
-    let (large, small) =
-        (Set { kind: Kind::MixedV4, size: extent.many }, Set { kind: Kind::MixedV4, size: SMALL.min(extent.many / 4) });
+    let (large, small) = (
+        Set { kind: Kind::MixedV4, size: extent.many },
+        Set { kind: Kind::MixedV4, size: SMALL.min(extent.many / 4) },
+    );
     let name = format!("list add, {} lines", thousands(large.size));
     results.attempt(&name.clone(), |results| {
         let (mut ours, mut few, mut parser) = (vec![], vec![], vec![]);
@@ -108,13 +110,25 @@ pub fn measure(results: &mut Results, extent: &Extent) {
             aim: None,
         };
         let alone = "its parser alone, text to text";
-        results.point(point(format!("{name}, whole command"), alone, Measure::Cost, &ours, parser, OF_PARSER));
+        results.point(point(
+            format!("{name}, whole command"),
+            alone,
+            Measure::Cost,
+            &ours,
+            parser,
+            OF_PARSER,
+        ));
         let what = format!("{name}, whole command");
         results.point(point(what.clone(), "ipset restore", Measure::Speed, &ours, ipset, OF_IPSET));
         results.point(point(what, "nft -f", Measure::Speed, &ours, nft, OF_NFT));
         let what = format!("list add, {} lines in the same tables", thousands(small.size));
         results.point(point(what, &name, Measure::Speed, &few, ours.clone(), OF_LARGE));
-        results.figure('E', format!("{name}, most memory of its own (asked: under {MOST_MIB} MiB)"), "MiB", own);
+        results.figure(
+            'E',
+            format!("{name}, most memory of its own (asked: under {MOST_MIB} MiB)"),
+            "MiB",
+            own,
+        );
         results.figure('E', format!("{name}, most memory with the kernel's tables that it maps"), "MiB", all);
         Ok(())
     });
@@ -133,7 +147,8 @@ fn take(room: Set, feed: &Feed) -> Result<Taken> {
     let (host, other) = (Host::new("filter")?, Host::new("other")?);
     join(&host, "in0", &other, "out0")?;
     product::load(&host, "in0", room)?;
-    let mut command = host.filter_ctl(&["list", "add", "bench", "--file", feed.path()?, "--max-growth", "1000"]);
+    let mut command =
+        host.filter_ctl(&["list", "add", "bench", "--file", feed.path()?, "--max-growth", "1000"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let start = Instant::now();
     let mut child = host.spawn(command)?;
@@ -151,7 +166,8 @@ fn watch(pid: u32) -> (u64, u64) {
     while let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) {
         let field = |name: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
+            line.and_then(|line| line.trim_start_matches(':').split_whitespace().next()?.parse().ok())
+                .unwrap_or(0)
         };
         if text.contains("State:\tZ") {
             break;
