@@ -471,7 +471,7 @@ Exit code 1 if a list is not taken, and the generation that was in force still i
 pub struct ListAddArgs {
     /// Its name: letters, digits and any of `-_.`.
     pub name: String,
-    /// The file that it comes from; read again at each update.
+    /// The file that it comes from; read again at each update, by the daemon as well: root's, and not in /root, /home or /tmp.
     #[arg(long, value_name = "FILE", group = "from")]
     pub file: Option<PathBuf>,
     /// The server that it comes from: https, or http to this host itself.
