@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(names(999, 0, None, &cut, &[]), ["cut_short"]);
         assert_eq!(names(2001, 0, Some(1000), &nothing, &[]), ["grown"]);
         assert_eq!(names(499, 0, Some(1000), &nothing, &[]), ["shrunk"]);
-                for wide in ["::/0", "2000::/3", "2400::/8", "128.0.0.0/1", "126.0.0.0/7"] {
+        for wide in ["::/0", "2000::/3", "2400::/8", "128.0.0.0/1", "126.0.0.0/7"] {
             let told = names(3, 0, None, &nothing, &[wide]);
             assert!(!told.is_empty() && told.iter().all(|name| *name == "wide"), "{wide}: {told:?}");
         }
