@@ -11,7 +11,11 @@ use crate::policy::{OwnerError, PrefixError, ReasonTextError, TtlError};
 
 /// There is no list of this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("there is no list `{}`; `filter-ctl list ls` shows those there are", .0.escape_debug())]
+#[error(
+    "there is no list `{name}`; `filter-ctl list ls` shows those there are. What a list left that the store lost, \
+     `filter-ctl block flush --owner list:{name}` removes",
+    name = .0.escape_debug()
+)]
 pub struct NoSuchList(pub String);
 
 /// How a command ended.
