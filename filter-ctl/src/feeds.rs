@@ -1,7 +1,7 @@
 //! Brings a list up to date: fetched and read by a child without privileges, held to its bounds, and put in force. What
 //! commands and the daemon do alike.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -29,8 +29,8 @@ use crate::store::{Found, Listed, Never, NewGeneration, Trouble, Validators, wal
 /// Time that a child has to fetch and read a list, beside the transfer: of four million lines it takes seconds.
 const TIME_LIMIT: Duration = Duration::from_secs(900);
 
-/// Largest file of headers, in bytes: a token of some kilobytes.
-const LARGEST_HEADERS: u64 = 16 << 10;
+/// Largest file of headers, or of a URL, in bytes: a token of some kilobytes.
+const LARGEST_SECRET: u64 = 16 << 10;
 
 /// Lists at most: who holds an entry is told by a bit of a word for each.
 pub const MOST_LISTS: usize = 60;
@@ -327,12 +327,14 @@ impl Caller<'_> {
             return Err(NotTaken { refused, ..NotTaken::new(name, first.name(), why, in_force) }.into());
         }
         updated.overridden = broken.iter().map(ToString::to_string).collect();
-        let (never, _) = never_now(&control, self.ssh_peers)?;
-        let dry = asked.is_dry.then_some(never.as_slice());
-        if dry.is_none() {
+        let change = if asked.is_dry {
+            let (never, warnings) = never_now(&control, self.ssh_peers)?;
+            updated.warnings.extend(warnings);
+            control.take_list(name, settings, &new, Some(&never))?
+        } else {
             updated.warnings.extend(apply_never(&mut control, self.ssh_peers)?);
-        }
-        let change = control.take_list(name, settings, &new, dry)?;
+            control.take_list(name, settings, &new, None)?
+        };
         let is_same = in_force.is_some() && change.is_empty();
         updated.outcome = match (asked.is_dry, is_same) {
             (true, _) => Outcome::Dry,
@@ -422,7 +424,7 @@ pub fn apply_never(control: &mut Control, ssh_peers: &[IpAddr]) -> Result<Vec<St
     let stored = control.readable_store()?.never()?;
     let is_known = |prefix: Prefix| stored.iter().any(|stored| stored.prefix == prefix);
     for new in never.iter_mut().filter(|new| !is_known(new.prefix)) {
-        let around = control.lists_touching(&[new.prefix])?;
+        let around = control.lists_touching(&new.prefix)?;
         if let Some(outer) = around.first().filter(|outer| outer.covers(&new.prefix)) {
             warnings.push(format!(
                 "the tables have no room for a hole in {outer} for {}: no list blocks any of {outer}",
@@ -479,19 +481,25 @@ fn open_list(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The headers in a file, one a line. It must be for its owner alone, since it holds secrets.
-fn read_headers(path: &Path) -> Result<Vec<(String, String)>> {
+/// A file that holds secrets: small, and for its owner alone.
+fn read_secret(path: &Path) -> Result<String> {
     let context = || format!("could not read {}", path.display());
     let file = File::open(path).with_context(context)?;
     let metadata = file.metadata().with_context(context)?;
-    ensure!(metadata.is_file() && metadata.len() <= LARGEST_HEADERS, "{} is no small file", path.display());
+    ensure!(metadata.is_file() && metadata.len() <= LARGEST_SECRET, "{} is no small file", path.display());
     ensure!(
         metadata.mode() & 0o077 == 0,
         "others may read {}, which holds secrets: `chmod 600 {0}`",
         path.display()
     );
     let mut text = String::new();
-    file.take(LARGEST_HEADERS).read_to_string(&mut text).with_context(context)?;
+    file.take(LARGEST_SECRET).read_to_string(&mut text).with_context(context)?;
+    Ok(text)
+}
+
+/// The headers in a file, one a line.
+fn read_headers(path: &Path) -> Result<Vec<(String, String)>> {
+    let text = read_secret(path)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
@@ -510,15 +518,7 @@ fn read_headers(path: &Path) -> Result<Vec<(String, String)>> {
 ///
 /// If it can't be read, others may read it, or it holds more or less than a line.
 pub fn read_url(path: &Path) -> Result<String> {
-    let context = || format!("could not read {}", path.display());
-    let metadata = fs::metadata(path).with_context(context)?;
-    ensure!(metadata.is_file() && metadata.len() <= LARGEST_HEADERS, "{} is no small file", path.display());
-    ensure!(
-        metadata.mode() & 0o077 == 0,
-        "others may read {}, which holds a secret: `chmod 600 {0}`",
-        path.display()
-    );
-    let text = fs::read_to_string(path).with_context(context)?;
+    let text = read_secret(path)?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let url = lines.next().with_context(|| format!("{} is empty", path.display()))?;
     ensure!(lines.next().is_none(), "{} holds more than one line", path.display());

@@ -187,47 +187,39 @@ pub fn change(key: Key, holds: &mut Vec<Hold>, change: &Change, now_s: u32, effe
     holds.retain(|hold| !hold.until.has_passed(now_s));
     let mut is_changed = holds.len() != before;
     match change {
-        Change::Hold { hold: asked, .. } => {
-            effect
-                .others
-                .extend(holds.iter().filter(|hold| hold.owner != asked.owner).map(|hold| hold.entry(key)));
-            match holds.iter_mut().find(|hold| hold.owner == asked.owner) {
-                None => {
-                    holds.push(asked.clone());
-                    effect.added.push(asked.entry(key));
-                    is_changed = true;
-                }
-                Some(held) => {
-                    let is_extended = extend(held, asked);
-                    let told = if is_extended { &mut effect.changed } else { &mut effect.unchanged };
-                    told.push(held.entry(key));
-                    is_changed |= is_extended;
-                }
-            }
-        }
+        Change::Hold { hold: asked, .. } => is_changed |= hold(key, holds, asked, extend, effect),
         Change::Release { whose, .. } => is_changed |= release(key, holds, whose, effect),
         Change::Set(wishes) => match wishes.of(key) {
             None => is_changed |= release(key, holds, &Whose::Of(wishes.owner.clone()), effect),
             Some(asked) => {
-                let others = holds.iter().filter(|hold| hold.owner != asked.owner);
-                effect.others.extend(others.map(|hold| hold.entry(key)));
-                match holds.iter_mut().find(|hold| hold.owner == asked.owner) {
-                    None => {
-                        holds.push(asked.clone());
-                        effect.added.push(asked.entry(key));
-                        is_changed = true;
-                    }
-                    Some(held) => {
-                        let is_set = if wishes.is_extending { extend(held, asked) } else { set(held, asked) };
-                        let told = if is_set { &mut effect.changed } else { &mut effect.unchanged };
-                        told.push(held.entry(key));
-                        is_changed |= is_set;
-                    }
-                }
+                let alter = if wishes.is_extending { extend } else { set };
+                is_changed |= hold(key, holds, asked, alter, effect);
             }
         },
     }
     is_changed
+}
+
+/// Holds a key as asked. Where its owner holds it already, `alter` makes that hold what it is to be, and says whether that
+/// changed it. Returns whether anything changed.
+fn hold(
+    key: Key,
+    holds: &mut Vec<Hold>,
+    asked: &Hold,
+    alter: fn(&mut Hold, &Hold) -> bool,
+    effect: &mut Effect,
+) -> bool {
+    let others = holds.iter().filter(|hold| hold.owner != asked.owner);
+    effect.others.extend(others.map(|hold| hold.entry(key)));
+    let Some(held) = holds.iter_mut().find(|hold| hold.owner == asked.owner) else {
+        holds.push(asked.clone());
+        effect.added.push(asked.entry(key));
+        return true;
+    };
+    let is_altered = alter(held, asked);
+    let told = if is_altered { &mut effect.changed } else { &mut effect.unchanged };
+    told.push(held.entry(key));
+    is_altered
 }
 
 /// Lets go of what is `whose`. Returns whether there was such a hold.

@@ -22,7 +22,7 @@ const FEW: usize = 256;
 pub(super) struct Draft {
     pub(super) before: Vec<(Key, Vec<Hold>)>,
     pub(super) after: Vec<(Key, Vec<Hold>)>,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     pub(super) digest: u64,
 }
 
@@ -201,9 +201,12 @@ impl Control {
     }
 
     /// Takes an intent back that the kernel refused.
-    fn take_back(&mut self, draft: &Draft, record: &Record, undo: &[ListWrite<'_>]) -> Result<()> {
+    pub(super) fn take_back(&mut self, draft: &Draft, record: &Record, undo: &[ListWrite<'_>]) -> Result<()> {
         let (None, Ok(store)) = (&self.unwritable, &mut self.store) else { return Ok(()) };
-        let record = refused(record);
+        let record = Record {
+            command: format!("{} (refused by the kernel, taken back)", record.command),
+            ..record.clone()
+        };
         let intent = Intent {
             before: &draft.after,
             holds: &draft.before,
@@ -237,11 +240,6 @@ impl Control {
         self.write_down(&Intent { policy: Some(policy), ..Intent::of(record) });
         self.back_up();
     }
-}
-
-/// The line of the audit log for taking back what this one says.
-pub(super) fn refused(record: &Record) -> Record {
-    Record { command: format!("{} (refused by the kernel, taken back)", record.command), ..record.clone() }
 }
 
 /// Keys that are to be held, and that others hold longer.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Control;
-use super::change::{Draft, held_in, refused};
+use super::change::{Draft, held_in};
 use crate::exit::NoSuchList;
 use crate::holds::{Change, Hold, Whose, enforced};
 use crate::host::monotonic_now_s;
@@ -21,7 +21,7 @@ use crate::lists::settings::{Settings, owner_of};
 use crate::plan::{Target, fits};
 use crate::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
 use crate::store::{
-    Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Record, Side, Store, View,
+    Compared, Holed, InForce, Intent, ListWrite, Listed, Never, NewGeneration, Side, Store, View,
 };
 
 /// Entries that are written to the tables at once: of each some 250 bytes are in memory meanwhile, 16 MB in all, and each time
@@ -301,7 +301,7 @@ impl Control {
             };
             self.change(Change::Hold { keys, hold })?;
         }
-        self.change(Change::Release { keys, whose: Whose::Of(owner.clone()) }).map(drop)
+        self.release_all_of(owner)
     }
 
     fn release_all_of(&mut self, owner: &Owner) -> Result<()> {
@@ -318,17 +318,22 @@ impl Control {
     ///
     /// As [`Control::take_list`], and if there is no such generation.
     pub fn force_generation(&mut self, name: &str, generation: i64, is_held: bool) -> Result<ListChange> {
+        self.force(name, Some(generation), is_held)
+    }
+
+    /// Puts a generation in force, or none.
+    fn force(&mut self, name: &str, generation: Option<i64>, is_held: bool) -> Result<ListChange> {
         self.expire()?;
         let owner = owner_of(name)?;
         let store = self.durable_store()?;
         let listed = require(store, name)?;
         let sides = Sides {
             old: store.view().list(&owner).cloned(),
-            new: Some(store.in_force(&listed, generation)?),
+            new: generation.map(|generation| store.in_force(&listed, generation)).transpose()?,
             blocks: None,
             others: store.view().without(&owner),
         };
-        let writes = [ListWrite::Force { name, generation: Some(generation), is_held }];
+        let writes = [ListWrite::Force { name, generation, is_held }];
         let undo = [ListWrite::Force { name, generation: listed.generation, is_held: listed.is_held }];
         self.replace(name, &sides, &writes, &undo, false)
     }
@@ -339,38 +344,24 @@ impl Control {
     ///
     /// As [`Control::take_list`], and if there is no such list.
     pub fn remove_list(&mut self, name: &str) -> Result<ListChange> {
-        self.expire()?;
-        let owner = owner_of(name)?;
-        let store = self.durable_store()?;
-        let listed = require(store, name)?;
-        let sides = Sides {
-            old: store.view().list(&owner).cloned(),
-            new: None,
-            blocks: None,
-            others: store.view().without(&owner),
-        };
         // No generation is forgotten before the kernel has taken the change: until then it can be taken back.
-        let writes = [ListWrite::Force { name, generation: None, is_held: false }];
-        let undo = [ListWrite::Force { name, generation: listed.generation, is_held: listed.is_held }];
-        let change = self.replace(name, &sides, &writes, &undo, false)?;
+        let change = self.force(name, None, false)?;
         let record = self.author.tidying("its generations").record(json!({ "list": name, "removed": true }));
         self.write_down(&Intent { lists: &[ListWrite::Remove { name }], ..Intent::of(&record) });
         self.mark();
         Ok(change)
     }
 
-    /// The widest prefixes of lists that block, which share addresses with one of these; in order.
+    /// The widest prefixes of lists that block, which share addresses with this one; in order.
     ///
     /// # Errors
     ///
     /// If they can't be read.
-    pub fn lists_touching(&self, prefixes: &[Prefix]) -> Result<Vec<Prefix>> {
+    pub fn lists_touching(&self, prefix: &Prefix) -> Result<Vec<Prefix>> {
         let store = self.durable_store()?;
         let mut touching = Vec::new();
         for list in store.view().lists.iter().filter(|list| list.action == Action::Block) {
-            for prefix in prefixes {
-                touching.extend(store.touching(list, prefix)?);
-            }
+            touching.extend(store.touching(list, prefix)?);
         }
         Ok(touching.into_iter().collect::<Holes>().iter().copied().collect())
     }
@@ -437,9 +428,10 @@ impl Control {
             (false, _) => &[Pass::Gone],
         };
         if let Err(error) = sides.enforce(store, filter, passes, false) {
+            let draft = Draft { digest: change.digest, ..Draft::default() };
             let undone = sides
                 .enforce(store, filter, &[Pass::There, Pass::Gone], true)
-                .and_then(|()| self.take_lists_back(&change, undo, &record));
+                .and_then(|()| self.take_back(&draft, &record, undo));
             return Err(undone.err().map_or_else(
                 || error.context("the list is as it was"),
                 |undo| PartlyApplied(format!("{undo:#}")).into(),
@@ -448,22 +440,6 @@ impl Control {
         self.mark();
         self.back_up();
         Ok(change)
-    }
-
-    fn take_lists_back(
-        &mut self,
-        change: &ListChange,
-        undo: &[ListWrite<'_>],
-        record: &Record,
-    ) -> Result<()> {
-        let Ok(store) = &mut self.store else { bail!("the store can't be used") };
-        let record = refused(record);
-        let intent = Intent { lists: undo, digest: change.digest.wrapping_neg(), ..Intent::of(&record) };
-        store
-            .intend(&intent)
-            .context("the kernel refused the change, and the store could not take it back")?;
-        self.mark();
-        Ok(())
     }
 
     /// The store, to be read by who can't do without: lists are nowhere else.

@@ -44,6 +44,12 @@ pub struct Block {
 }
 
 impl Block {
+    /// Whether it holds `prefix` if its list does.
+    pub fn spans(&self, prefix: &Prefix) -> bool {
+        self.items.first().is_some_and(|first| first.prefix <= *prefix)
+            && self.items.last().is_some_and(|last| *prefix <= last.prefix)
+    }
+
     /// The comment of the entry at this position, empty where there is none.
     pub fn comment(&self, position: usize) -> &str {
         let text = self.text_of.get(position).and_then(|place| place.checked_sub(1));

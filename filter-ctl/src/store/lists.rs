@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::holds::from_blob;
 use super::merged::{
-    Blocks, Cursor, Finder, InForce, View, block_where, decoded, merged, prefix_blob, prefix_of,
+    Blocks, Cursor, Finder, InForce, View, block_around, block_where, decoded, merged, prefix_blob, prefix_of,
 };
 use super::{Bounds, Damaged, Holed, Store, wall_now_s};
 use crate::holds::Hold;
-use crate::lists::block::{self, Block};
+use crate::lists::block;
 use crate::lists::format::Format;
 use crate::lists::reading::About;
 use crate::lists::settings::{Settings, owner_of};
@@ -291,28 +291,6 @@ impl Store {
         Ok(generations)
     }
 
-    /// The blocks of a generation, in order.
-    ///
-    /// # Errors
-    ///
-    /// If they can't be read.
-    pub fn each_block(
-        &self,
-        list: &Listed,
-        generation: i64,
-        mut on_block: impl FnMut(Block, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut after = Vec::new();
-        while let Some((first, bytes)) =
-            block_where(&self.db, list.id, generation, "first > ?3 ORDER BY first", &after)?
-        {
-            let block = decoded(&bytes)?;
-            on_block(block, &bytes)?;
-            after = first;
-        }
-        Ok(())
-    }
-
     /// What a list says of exactly this prefix, or of the narrowest wider one that it has: that prefix, and the comment.
     ///
     /// # Errors
@@ -339,20 +317,20 @@ impl Store {
         for wider in (0..prefix.prefix_len()).filter_map(|length| prefix.widened(length)) {
             touching.extend(finder.find(&wider)?.map(|_| wider));
         }
-        let block_of = |condition: &str, first: &[u8]| -> Result<Option<(Vec<u8>, Block)>> {
-            let found = block_where(&self.db, list.id, list.generation, condition, first)?;
-            found.map(|(first, bytes)| Ok((first, decoded(&bytes)?))).transpose()
+        let next_after = |first: &[u8]| {
+            block_where(&self.db, list.id, list.generation, "first > ?3 ORDER BY first", first)
         };
-        let mut next = match block_of("first <= ?3 ORDER BY first DESC", &prefix_blob(prefix))? {
-            None => block_of("first > ?3 ORDER BY first", &prefix_blob(prefix))?,
+        let mut next = match block_around(&self.db, list, prefix)? {
+            None => next_after(&prefix_blob(prefix))?,
             found => found,
         };
-        while let Some((first, block)) = next {
+        while let Some((first, bytes)) = next {
+            let block = decoded(&bytes)?;
             touching.extend(block.items.iter().map(|item| item.prefix).filter(|item| prefix.covers(item)));
             if block.items.last().is_some_and(|last| last.prefix > *prefix && !prefix.covers(&last.prefix)) {
                 break;
             }
-            next = block_of("first > ?3 ORDER BY first", &first)?;
+            next = next_after(&first)?;
         }
         Ok(touching)
     }

@@ -158,11 +158,8 @@ pub(super) fn each_key(
 /// Sum of the digests of what is to be enforced. What has ended counts until it is cleared away, as in the tables.
 pub(super) fn digest(db: &Connection, view: &View) -> Result<u64> {
     let mut sum = 0u64;
-    merged(db, view, Bounds::All, |merged| {
-        let mut holds = Vec::new();
-        while let Some(key) = merged.next(&mut holds)? {
-            sum = sum.wrapping_add(enforced(key, &holds).map_or(0, |entry| digest_of(&entry)));
-        }
+    each_key(db, view, Bounds::All, |key, holds| {
+        sum = sum.wrapping_add(enforced(key, &holds).map_or(0, |entry| digest_of(&entry)));
         Ok(())
     })?;
     Ok(sum)
@@ -262,7 +259,7 @@ pub struct Cursor<'d> {
     /// What remains of prefixes with holes, which comes later in the order than these.
     parts: BTreeMap<Prefix, Deadline>,
     head: Option<(Key, Deadline)>,
-    /// Prefixes with holes so far, and how many entries took their place.
+    /// Prefixes with holes so far.
     pub holed: Holed,
 }
 
@@ -273,8 +270,6 @@ pub struct Holed {
     pub first: Vec<(Prefix, Vec<Prefix>)>,
     /// How many there are.
     pub number: usize,
-    /// How many narrower entries stand in for these.
-    pub parts: usize,
 }
 
 impl<'d> Cursor<'d> {
@@ -381,7 +376,7 @@ impl<'d> Cursor<'d> {
 
     /// Takes an item of the list. Returns until when its own prefix is held, if it has no holes and has not ended.
     fn take_item(&mut self, prefix: Prefix, until: Deadline) -> Option<Deadline> {
-        if i64::from(until.0) <= self.cleared_s && until != Deadline::NEVER {
+        if has_ended(until, self.cleared_s) {
             return None;
         }
         if let Some(holes) = self.holes
@@ -402,7 +397,6 @@ impl<'d> Cursor<'d> {
     fn split(&mut self, prefix: Prefix, until: Deadline) {
         let Some(holes) = self.holes else { return };
         for part in holes.parts_of(prefix) {
-            self.holed.parts += 1;
             let end = self.parts.entry(part).or_insert(until);
             *end = Deadline::max(*end, until);
         }
@@ -464,9 +458,8 @@ impl<'d> Cursor<'d> {
                     self.split(wider, until);
                 }
             }
-            self.parts.retain(|part, until| {
-                *part >= prefix && (i64::from(until.0) > self.cleared_s || *until == Deadline::NEVER)
-            });
+            let cleared_s = self.cleared_s;
+            self.parts.retain(|part, until| *part >= prefix && !has_ended(*until, cleared_s));
         }
         self.go_to(&prefix)?;
         while let Some((next, _)) = self.peek_item()?
@@ -487,15 +480,11 @@ impl<'d> Cursor<'d> {
     /// Reads the block that holds `prefix`, if one does, unless it is read already.
     fn go_to(&mut self, prefix: &Prefix) -> Result<()> {
         let Blocks::Stored(db) = self.blocks else { return Ok(()) };
-        let is_here = self.block.items.first().is_some_and(|first| first.prefix <= *prefix)
-            && self.block.items.last().is_some_and(|last| *prefix <= last.prefix);
-        if is_here {
+        if self.block.spans(prefix) {
             self.position = 0;
             return Ok(());
         }
-        let blob = prefix_blob(prefix);
-        let order = "first <= ?3 ORDER BY first DESC";
-        if let Some((first, bytes)) = block_where(db, self.list.id, self.list.generation, order, &blob)? {
+        if let Some((first, bytes)) = block_around(db, &self.list, prefix)? {
             self.at = Some(first);
             self.take_block(&bytes)?;
         }
@@ -517,21 +506,27 @@ impl<'d> Finder<'d> {
 
     /// The block that holds exactly this prefix, and where in it.
     pub fn find(&mut self, prefix: &Prefix) -> Result<Option<(&Block, usize)>> {
-        let is_here = |block: &Block| {
-            let [first, last] = [block.items.first(), block.items.last()];
-            first.is_some_and(|first| first.prefix <= *prefix)
-                && last.is_some_and(|last| *prefix <= last.prefix)
-        };
-        if !is_here(&self.block) {
-            let order = "first <= ?3 ORDER BY first DESC";
-            let found =
-                block_where(self.db, self.list.id, self.list.generation, order, &prefix_blob(prefix))?;
-            let Some((_, bytes)) = found else { return Ok(None) };
+        if !self.block.spans(prefix) {
+            let Some((_, bytes)) = block_around(self.db, self.list, prefix)? else { return Ok(None) };
             self.block = decoded(&bytes)?;
         }
         let position = self.block.items.binary_search_by_key(prefix, |item| item.prefix);
         Ok(position.ok().map(|position| (&self.block, position)))
     }
+}
+
+/// Whether what ends then was cleared away by second `cleared_s`.
+fn has_ended(until: Deadline, cleared_s: i64) -> bool {
+    until != Deadline::NEVER && i64::from(until.0) <= cleared_s
+}
+
+/// The block in which `prefix` lies, if it is in the list: its first prefix, and its bytes.
+pub(super) fn block_around(
+    db: &Connection,
+    list: &InForce,
+    prefix: &Prefix,
+) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    block_where(db, list.id, list.generation, "first <= ?3 ORDER BY first DESC", &prefix_blob(prefix))
 }
 
 /// A block of the store's.
