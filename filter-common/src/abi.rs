@@ -7,10 +7,11 @@
 use crate::decide::{Decision, NO_ENTRY};
 use crate::prefix::{Geometry, Region};
 use crate::reason::{Reason, Verdict};
+use crate::sample;
 
 /// Version of this contract. It names the directory in which maps and programs are pinned, so that builds
 /// with different layouts never share a map.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The oldest version from which an upgrade takes over entries and counters. Since then the maps `header`, `entries`,
 /// `notes` and `entry_counters`, and those that no set of tables has to itself, have had the same layout, but for words
@@ -82,6 +83,9 @@ pub mod global {
     pub const BLOOM_WORDS: &str = "BLOOM_WORDS";
     /// Ids that a CPU's block of counters has room for (`u32`).
     pub const IDS: &str = "IDS";
+    /// Time between two samples of a ring in the long run, in nanoseconds; zero for a filter that records nothing, which
+    /// only the bench loads (`u32`).
+    pub const GAP_NS: &str = "GAP_NS";
 }
 
 /// Packets and bytes. Bytes are the frame's, from the destination MAC address on, VLAN tags included, frame
@@ -150,15 +154,23 @@ pub struct MapSpec {
 pub enum Capacity {
     /// The same in every installation.
     Fixed(u32),
+    /// So many for each CPU that there may be.
+    EachCpu(u32),
     /// One of the arrays of the prefix tables, which are made anew together when they grow.
     Table(Region),
 }
 
 impl Capacity {
+    /// Whether no set of tables has the map to itself.
+    pub const fn is_shared(self) -> bool {
+        !matches!(self, Self::Table(_))
+    }
+
     /// `max_entries` of the map.
     pub const fn elements(self, geometry: Geometry) -> u32 {
         match self {
             Self::Fixed(elements) => elements,
+            Self::EachCpu(elements) => elements * geometry.cpus,
             Self::Table(region) => geometry.elements(region),
         }
     }
@@ -229,12 +241,29 @@ pub const INTERFACES: MapSpec = array::<Interface>("interfaces", Capacity::Fixed
 /// By reason: not zero where frames with this fault pass all the same.
 pub const TOLERATED: MapSpec = array::<u32>("tolerated", Capacity::Fixed(REASON_SLOTS));
 
+/// Until when frames that pass are recorded, in seconds of CLOCK_MONOTONIC; zero if they are not. Eight bytes, written
+/// whole.
+pub const RECORDING: MapSpec = MapSpec { flags: MMAPABLE, ..array::<u64>("recording", Capacity::Fixed(1)) };
+/// Rings of the recorder: [`ring_word`](sample::ring_word)s by CPU and ring.
+pub const RINGS: MapSpec = MapSpec {
+    flags: MMAPABLE,
+    ..array::<[u64; sample::RING_WORDS]>("rings", Capacity::EachCpu(sample::RINGS))
+};
+/// Samples: [`sample_word`](sample::sample_word)s by CPU, ring and slot.
+pub const SAMPLES: MapSpec = MapSpec {
+    flags: MMAPABLE,
+    ..array::<[u64; sample::SAMPLE_WORDS]>("samples", Capacity::EachCpu(sample::RINGS * sample::SLOTS))
+};
+
 /// All maps.
-pub const MAPS: [MapSpec; 14] = [
+pub const MAPS: [MapSpec; 17] = [
     SWITCH,
     TOLERATED,
     COUNTERS,
     INTERFACES,
+    RECORDING,
+    RINGS,
+    SAMPLES,
     HEADER,
     STEPS,
     CODES,
@@ -248,8 +277,21 @@ pub const MAPS: [MapSpec; 14] = [
 ];
 
 /// Those that the program reads or writes; the others are userspace's own.
-pub const PROGRAM_MAPS: [MapSpec; 9] =
-    [SWITCH, TOLERATED, COUNTERS, STEPS, CODES, BLOOM, BUCKETS, RECORDS, ENTRY_COUNTERS];
+pub const PROGRAM_MAPS: [MapSpec; 13] = [
+    SWITCH,
+    TOLERATED,
+    COUNTERS,
+    RECORDING,
+    RINGS,
+    SAMPLES,
+    STEPS,
+    CODES,
+    BLOOM,
+    BUCKETS,
+    RECORDS,
+    ENTRIES,
+    ENTRY_COUNTERS,
+];
 
 /// Index into the map `counters`.
 pub const fn counter_index(interface_slot: u32, reason: Reason, verdict: Verdict) -> u32 {

@@ -13,6 +13,7 @@
 //! 4. [`decide()`]: protocol essentials, allow, block, default; asks [`Tables`], reads the clock at most once.
 //! 5. [`prefix`]: which entries cover the source: the tables in the kernel, and their writer.
 //! 6. [`reason`]: the one enum that names every outcome and its verdict.
+//! 7. [`sample`]: which frames are recorded, and what of each.
 //!
 //! [`abi`] is the contract of the maps that the kernel and userspace share.
 
@@ -29,6 +30,7 @@ pub mod packet;
 mod parse;
 pub mod prefix;
 pub mod reason;
+pub mod sample;
 
 pub use decide::{Clock, Decision, FOREVER, Match, NO_ENTRY, Tables, decide, filter};
 pub use frame::Frame;

@@ -1,4 +1,4 @@
-//! The one exit: counts the frame, once, and turns the verdict into the XDP action.
+//! The one exit: counts the frame, once, records it if it is due, and turns the verdict into the XDP action.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::programs::XdpContext;
@@ -7,9 +7,10 @@ use filter_common::{Decision, Frame, NO_ENTRY, Verdict};
 
 use crate::frame::XdpFrame;
 use crate::maps::{COUNTERS, ENTRY_COUNTERS, INTERFACE_SLOT};
-use crate::tables::counter_of;
+use crate::record::record;
+use crate::tables::{counter_of, this_cpu};
 
-/// Counts `decision` and returns the XDP action.
+/// Counts `decision`, records the frame if it is due, and returns the XDP action.
 pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, decision: Decision) -> u32 {
     let bytes = frame.length() as u64;
     let slot = if context.ingress_ifindex() == LOOPBACK_IFINDEX as usize {
@@ -18,9 +19,11 @@ pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, dec
         INTERFACE_SLOT.load()
     };
     count(COUNTERS.get_ptr_mut(counter_index(slot, decision.reason, decision.verdict)), bytes);
+    let cpu = this_cpu();
     if decision.entry != NO_ENTRY {
-        count(ENTRY_COUNTERS.get_ptr_mut(counter_of(decision.entry)), bytes);
+        count(ENTRY_COUNTERS.get_ptr_mut(counter_of(cpu, decision.entry)), bytes);
     }
+    record(context, cpu, slot, decision, bytes);
     match decision.verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,

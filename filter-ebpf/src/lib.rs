@@ -10,6 +10,7 @@
 pub mod act;
 pub mod frame;
 pub mod maps;
+pub mod record;
 pub mod shell;
 pub mod tables;
 pub mod word;

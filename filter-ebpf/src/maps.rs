@@ -9,7 +9,11 @@
 //! | `interfaces` | interface slot: `Interface` | userspace | userspace |
 //! | `steps` `codes` `bloom` `buckets` `records` | the tables: see `filter_common::prefix` | userspace, by mapped memory | program |
 //! | `entry_counters` | CPU, entry id: `Counter` | program | userspace |
-//! | `header` `entries` `order` `notes` | what else the tables' writer keeps | userspace | userspace |
+//! | `recording` | 0: until when frames that pass are recorded | userspace | program |
+//! | `rings` | CPU, ring: the recorder's state | program | userspace, by mapped memory |
+//! | `samples` | CPU, ring, slot: a sample | program | userspace, by mapped memory |
+//! | `entries` | what else the tables' writer keeps | userspace | userspace; program, for samples |
+//! | `header` `order` `notes` | likewise | userspace | userspace |
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
@@ -18,6 +22,7 @@ use filter_common::abi::{
     Counter, INTERFACE_SLOTS, Interface, MMAPABLE, REASON_SLOTS, SLOT_COUNTERS, TEST_SLOT,
 };
 use filter_common::prefix::{ALL_CODE_WORDS, NOTE_WORDS, NOTES as NOTE_COUNT, STEPS as STEP_COUNT, header};
+use filter_common::sample::{GAP_NS as USUAL_GAP_NS, RING_WORDS, SAMPLE_WORDS};
 
 use crate::word::{Line, Word};
 
@@ -38,6 +43,15 @@ pub static COUNTERS: PerCpuArray<Counter, { (INTERFACE_SLOTS * SLOT_COUNTERS) as
 
 #[btf_map(name = "interfaces")]
 pub static INTERFACES: Array<Interface, { INTERFACE_SLOTS as usize }> = Array::new();
+
+#[btf_map(name = "recording")]
+pub static RECORDING: Array<Word, 1, MMAP> = Array::new();
+
+#[btf_map(name = "rings")]
+pub static RINGS: Array<Line<RING_WORDS>, SET_BY_LOADER, MMAP> = Array::new();
+
+#[btf_map(name = "samples")]
+pub static SAMPLES: Array<Line<SAMPLE_WORDS>, SET_BY_LOADER, MMAP> = Array::new();
 
 #[btf_map(name = "steps")]
 pub static STEPS: Array<Line<4>, { STEP_COUNT as usize }, MMAP> = Array::new();
@@ -88,3 +102,7 @@ pub static BLOOM_WORDS: Global<u32> = Global::new(1);
 /// Ids in a CPU's block of counters.
 #[unsafe(no_mangle)]
 pub static IDS: Global<u32> = Global::new(0);
+
+/// Time between two samples of a ring in the long run; zero for a filter that records nothing.
+#[unsafe(no_mangle)]
+pub static GAP_NS: Global<u32> = Global::new(USUAL_GAP_NS);

@@ -10,7 +10,8 @@ use filter_common::{Clock, NO_ENTRY, Reason, Tables};
 use crate::maps;
 use crate::word::{Line, Word};
 
-const NS_PER_S: u64 = 1_000_000_000;
+/// Nanoseconds in a second.
+pub const NS_PER_S: u64 = 1_000_000_000;
 
 /// The flat tables.
 pub struct KernelTables;
@@ -46,11 +47,16 @@ extern "C" fn probe(step: u32, hash: u64, high: u64, low: u64) -> u32 {
     find_exactly(&KernelMemory, &shape(), Step(step), Hash(hash), high, low).unwrap_or(NO_ENTRY)
 }
 
-/// Where this CPU counts for an entry.
-#[inline(always)] // the verifier must see that words come from maps
-pub fn counter_of(entry: u32) -> u32 {
+/// The number of this CPU.
+#[inline(always)] // a helper's call
+pub fn this_cpu() -> u32 {
     // SAFETY: a helper without arguments, allowed in every program type.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// Where a CPU counts for an entry.
+#[inline(always)] // the verifier must see that words come from maps
+pub fn counter_of(cpu: u32, entry: u32) -> u32 {
     cpu.wrapping_mul(maps::IDS.load()).wrapping_add(entry)
 }
 
@@ -99,7 +105,7 @@ impl Memory for KernelMemory {
     #[inline(always)] // the verifier must see that words come from maps
     fn expect(&self, entry: u32) {
         // Reading a word brings its cache line, while the record's is on the way.
-        if let Some(counter) = maps::ENTRY_COUNTERS.get_ptr(counter_of(entry)) {
+        if let Some(counter) = maps::ENTRY_COUNTERS.get_ptr(counter_of(this_cpu(), entry)) {
             // SAFETY: the map lookup returned a valid, aligned Counter. Volatile, since the value is not used.
             let _ = unsafe { (&raw const (*counter).packets).read_volatile() };
         }

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
-    self, COUNTERS, Capacity, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES,
-    Interface, MapSpec, NOTES, SLOT_COUNTERS, SWITCH, TEST_SLOT, TOLERATED, counter_index,
+    self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES, Interface,
+    MapSpec, NOTES, SLOT_COUNTERS, SWITCH, TEST_SLOT, TOLERATED, counter_index,
 };
 use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
@@ -55,6 +55,16 @@ impl Shape {
 /// A geometry for maps whose size does not depend on it.
 const ANY: Geometry = Geometry { capacity_v4: 0, capacity_v6: 0, cpus: 0 };
 
+/// CPUs that there may be on this host, which is what the kernel sizes its own by.
+///
+/// # Errors
+///
+/// If the kernel does not say.
+pub fn possible_cpus() -> Result<u32> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::Error::new(error).context(what))?;
+    u32::try_from(cpus).context("more CPUs than can be counted")
+}
+
 fn check(path: &Path, spec: &MapSpec, geometry: Geometry) -> Result<()> {
     let (shape, wanted) = (Shape::of_pin(path)?, Shape::wanted(spec, geometry));
     ensure!(
@@ -72,11 +82,12 @@ fn check(path: &Path, spec: &MapSpec, geometry: Geometry) -> Result<()> {
 ///
 /// If one is not as expected.
 pub fn check_shared(pins: &Pins) -> Result<()> {
-    let shared = abi::MAPS.iter().filter(|spec| matches!(spec.capacity, Capacity::Fixed(_)));
+    let geometry = Geometry { cpus: possible_cpus()?, ..ANY };
+    let shared = abi::MAPS.iter().filter(|spec| spec.capacity.is_shared());
     shared
         .map(|spec| (pins.map(spec), spec))
         .filter(|(path, _)| path.exists())
-        .try_for_each(|(path, spec)| check(&path, spec, ANY))
+        .try_for_each(|(path, spec)| check(&path, spec, geometry))
 }
 
 /// Opens the tables of a set, after comparing its maps with what this build expects.
@@ -161,7 +172,7 @@ impl Maps {
     ///
     /// [`NotLoaded`] if there are none; otherwise if one is missing or not what is expected.
     pub fn open(pins: &Pins) -> Result<Self> {
-        let shared = || abi::MAPS.iter().filter(|spec| matches!(spec.capacity, Capacity::Fixed(_)));
+        let shared = || abi::MAPS.iter().filter(|spec| spec.capacity.is_shared());
         let missing = shared().find(|spec| !pins.map(spec).exists());
         if let Some(spec) = missing {
             if !shared().any(|spec| pins.map(spec).exists()) && pins.set()?.is_none() {
@@ -279,7 +290,6 @@ fn read_counter(map: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Count
 }
 
 fn zero_counter<T: Pod + Default>(map: &mut PerCpuArray<MapData, T>, index: u32) -> Result<()> {
-    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::Error::new(error).context(what))?;
-    let zeros = PerCpuValues::try_from(vec![T::default(); cpus])?;
+    let zeros = PerCpuValues::try_from(vec![T::default(); possible_cpus()? as usize])?;
     Ok(map.set(index, zeros, 0)?)
 }

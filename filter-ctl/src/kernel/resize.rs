@@ -27,8 +27,8 @@ const TRIES: u32 = 3;
 ///
 /// If it is more than maps can hold, or than memory is free.
 pub fn geometry(capacity_v4: u32, capacity_v6: u32) -> Result<Geometry> {
-    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::Error::new(error).context(what))?;
-    let geometry = Geometry { capacity_v4, capacity_v6, cpus: u32::try_from(cpus)? };
+    let cpus = maps::possible_cpus()?;
+    let geometry = Geometry { capacity_v4, capacity_v6, cpus };
     ensure!(
         geometry.is_possible(),
         "tables of {capacity_v4} IPv4 and {capacity_v6} IPv6 entries with counters for {cpus} CPUs are more than the kernel's \

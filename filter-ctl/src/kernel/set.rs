@@ -50,7 +50,7 @@ impl Set {
     pub fn map(&self, spec: &MapSpec) -> PathBuf {
         match spec.capacity {
             Capacity::Table(_) => self.directory.join(spec.name),
-            Capacity::Fixed(_) => self.pins.map(spec),
+            Capacity::Fixed(_) | Capacity::EachCpu(_) => self.pins.map(spec),
         }
     }
 

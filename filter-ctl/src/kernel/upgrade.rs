@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use filter_common::abi::{Capacity, MAPS, OLDEST_READABLE};
+use filter_common::abi::{MAPS, OLDEST_READABLE};
 
 use super::bpffs::link_pin;
 use super::builds::{self, OtherBuild};
@@ -175,13 +175,13 @@ fn create(pins: &Pins, other: &Pins, older: &[Older], waiting: &[Running], verbo
     let there = newest.table.geometry();
     let geometry = resize::geometry(there.capacity_v4, there.capacity_v6)?;
     pins.create_directories()?;
-    for spec in MAPS.iter().filter(|spec| matches!(spec.capacity, Capacity::Fixed(_))) {
+    // Those that the other ABI lacks are made with the tables.
+    for spec in MAPS.iter().filter(|spec| spec.capacity.is_shared() && other.map(spec).exists()) {
         link_pin(&other.map(spec), &pins.map(spec))?;
     }
-    let maps = Maps::open(pins)?;
     resize::create_filled(pins, geometry, verbose, |set, new| {
         handover::copy(newest.source(), new)?;
-        handover::prepare(set, new, &maps, waiting, verbose)
+        handover::prepare(set, new, &Maps::open(pins)?, waiting, verbose)
     })
 }
 

@@ -1,0 +1,89 @@
+//! The flight recorder's shell: which ring a frame counts in, and what only a sample needs.
+
+use core::hint::black_box;
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_ns};
+use aya_ebpf::programs::XdpContext;
+use filter_common::abi::{decision_of, explained};
+use filter_common::sample::{
+    HEADER_WORDS, Moment, RINGS, SLOTS, captured_length, is_always_recorded, is_due, pass_over, ring_of,
+    sample_word, take, write,
+};
+use filter_common::{Decision, Frame as _, NO_ENTRY};
+
+use crate::frame::XdpFrame;
+use crate::maps;
+use crate::tables::NS_PER_S;
+use crate::word::Word;
+
+/// Counts a frame that is recorded in its ring, and samples it if it is due.
+#[inline(always)] // a few instructions of the one exit
+#[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
+pub fn record(context: &XdpContext, cpu: u32, slot: u32, decision: Decision, bytes: u64) {
+    // The loader sets it, so the kernel removes what lies behind it where it is zero.
+    if maps::GAP_NS.load() == 0 {
+        return;
+    }
+    if !is_always_recorded(decision) && maps::RECORDING.get(0).is_none_or(|until_s| until_s.load() == 0) {
+        return;
+    }
+    let index = cpu.wrapping_mul(RINGS).wrapping_add(ring_of(slot, decision));
+    if let Some(ring) = maps::RINGS.get(index)
+        && is_due(&ring, ticks())
+    {
+        sample(context.ctx, index, explained(decision), slot, bytes as u32);
+    }
+}
+
+/// Takes a sample. Returns nothing of use: kernels want a number.
+///
+/// A function that the kernel's verifier follows once, with whatever numbers: a global one (Linux 5.6). Inside of the
+/// program it would be followed for each decision.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, length: u32) -> u32 {
+    let Some(ring) = maps::RINGS.get(index) else { return 0 };
+    // SAFETY: helpers without arguments, allowed in every program type.
+    let (ns, chance) = unsafe { (bpf_ktime_get_ns(), bpf_get_prandom_u32()) };
+    let now = Moment { ns, ticks: ticks() };
+    let Some(decision) = decision_of(decided) else { return 0 };
+    if !is_always_recorded(decision) {
+        let until_s = maps::RECORDING.get(0).map_or(0, Word::load);
+        if now.ns / NS_PER_S >= until_s {
+            pass_over(&ring, now.ticks);
+            return 0;
+        }
+    }
+    let place = take(&ring, now, maps::GAP_NS.load().into(), chance);
+    let element = index.wrapping_mul(SLOTS).wrapping_add(place.slot);
+    let Some(place_of) = maps::SAMPLES.get(element) else { return 0 };
+    // Of a frame in fragments the rest lies where pointers can't reach, and the headers do not.
+    let frame = XdpFrame::<false>::of(context);
+    // Hidden from the compiler, which would see that it implies the comparisons with the frame's end, and leave those out;
+    // the verifier does not.
+    let captured = black_box(captured_length(frame.length()));
+    let mut header = [0; HEADER_WORDS];
+    header[sample_word::SEQUENCE] = place.sequence;
+    header[sample_word::TIME] = now.ns;
+    header[sample_word::NUMBER] = place.number;
+    header[sample_word::LENGTH] = (captured as u64) << 32 | u64::from(length);
+    header[sample_word::DECIDED] = u64::from(frame.queue()) << 32 | u64::from(decided);
+    header[sample_word::INTERFACE] = u64::from(slot) << 32 | u64::from(frame.ingress());
+    if decision.entry != NO_ENTRY
+        && let Some(entry) = maps::ENTRIES.get(decision.entry)
+    {
+        for position in 0..4 {
+            header[sample_word::ENTRY_WORDS + position] = entry.load(position);
+        }
+    }
+    write(&place_of, &header, &frame, captured);
+    0
+}
+
+/// The kernel's timer ticks: a load, where `bpf_ktime_get_ns` reads the processor's clock.
+#[inline(always)] // as `record`
+fn ticks() -> u64 {
+    // SAFETY: a helper without arguments (Linux 5.5), allowed in every program type.
+    unsafe { bpf_jiffies64() }
+}
