@@ -21,6 +21,7 @@ pub mod never;
 mod output;
 pub mod plan;
 pub mod policy;
+pub mod record;
 pub mod stats;
 pub mod store;
 

@@ -219,6 +219,13 @@ impl Entry {
         })
     }
 
+    /// The entry of its first four words, as a sample keeps them, without what its counters stood at; nothing where they
+    /// are none that a writer wrote.
+    pub fn from_sample(words: [u64; 4]) -> Option<Self> {
+        let [high, low, meta, times] = words;
+        Self::from_words([high, low, meta, times, 0, 0])
+    }
+
     /// A number for what the entry says, of which a table keeps the sum.
     pub fn digest(&self) -> u64 {
         let said = mixed(self.key.low ^ mixed(self.meta(0) & 0xffff_ffff ^ u64::from(self.until_s) << 32));

@@ -92,8 +92,7 @@ impl Cells for MappedCells {
 
 impl Mapped {
     fn open(name: &'static str, path: &Path, bytes: u64) -> Result<Self> {
-        let map =
-            MapData::from_pin(path).with_context(|| format!("could not open the map {}", path.display()))?;
+        let map = open_map(path)?;
         let page = rustix::param::page_size();
         let length = usize::try_from(bytes).context("the map is larger than memory")?.next_multiple_of(page);
         let pieces = (0..length.div_ceil(PIECE)).map(|_| Cell::new(None)).collect();
@@ -127,31 +126,77 @@ impl Mapped {
     }
 
     fn map_bytes(&self, first: usize, length: usize) -> Result<NonNull<AtomicU64>> {
-        // SAFETY: a new mapping at an address of the kernel's choice: it replaces nothing.
-        let start = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                self.map.fd(),
-                first as u64,
-            )
-        };
-        let start =
-            start.with_context(|| format!("could not map {length} bytes of the map {}", self.name))?;
-        let start = NonNull::new(start.cast()).context("the kernel mapped at address zero")?;
+        let start = map_bytes(&self.map, self.name, first, length)?;
         self.mappings.borrow_mut().push((start, length));
         Ok(start)
     }
 }
 
+/// Maps a part of an array. Whoever gets it unmaps it.
+fn map_bytes(map: &MapData, name: &str, first: usize, length: usize) -> Result<NonNull<AtomicU64>> {
+    // SAFETY: a new mapping at an address of the kernel's choice: it replaces nothing.
+    let start = unsafe {
+        mmap(
+            std::ptr::null_mut(),
+            length,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            map.fd(),
+            first as u64,
+        )
+    };
+    let start = start.with_context(|| format!("could not map {length} bytes of the map {name}"))?;
+    NonNull::new(start.cast()).context("the kernel mapped at address zero")
+}
+
+fn open_map(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).with_context(|| format!("could not open the map {}", path.display()))
+}
+
+/// An array that is mapped whole, and whose elements may have any length.
+pub struct MappedArray {
+    start: NonNull<AtomicU64>,
+    words: usize,
+    length: usize,
+}
+
+impl MappedArray {
+    /// Maps the array that is pinned at `path`, of so many words, which was compared with what is expected.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be opened, or there is no room in the address space.
+    pub fn open(path: &Path, name: &str, words: usize) -> Result<Self> {
+        let length = (words * size_of::<AtomicU64>()).next_multiple_of(rustix::param::page_size());
+        // The mapping keeps the map, so its descriptor may be closed.
+        let start = map_bytes(&open_map(path)?, name, 0, length)?;
+        Ok(Self { start, words, length })
+    }
+
+    /// Its words. Other processes and the kernel's programs may change them at any time.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: as many words are mapped from `start` on as long as `self` lives, aligned, since mappings start at pages.
+        // All access from this process is atomic; the kernel's programs store whole words.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for MappedArray {
+    fn drop(&mut self) {
+        unmap(self.start, self.length);
+    }
+}
+
+fn unmap(start: NonNull<AtomicU64>, length: usize) {
+    // SAFETY: called by those who own what `map_bytes` mapped with this length, when nothing borrows from it any more. That
+    // it can't fail for a mapping of our own is all there is to say about the result.
+    let _ = unsafe { munmap(start.as_ptr().cast(), length) };
+}
+
 impl Drop for Mapped {
     fn drop(&mut self) {
         for (start, length) in self.mappings.get_mut().drain(..) {
-            // SAFETY: mapped by `map_bytes` with this length, and nothing borrows from it any more. That it can't fail
-            // for a mapping of our own is all there is to say about the result.
-            let _ = unsafe { munmap(start.as_ptr().cast(), length) };
+            unmap(start, length);
         }
     }
 }

@@ -230,7 +230,7 @@ impl Maps {
     pub fn interface_counts(&self) -> Result<Vec<InterfaceCounts>> {
         let mut interfaces = Vec::new();
         for (slot, interface) in (0..).zip(self.interfaces()?) {
-            let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = name_of(&interface);
             if slot == TEST_SLOT || name.is_empty() {
                 continue;
             }
@@ -240,7 +240,6 @@ impl Maps {
             let by_reason = counted
                 .map(|(reason, verdict)| Ok((reason, verdict, self.counter(slot, reason, verdict)?)))
                 .collect::<Result<_>>()?;
-            let name = String::from_utf8_lossy(name).into_owned();
             interfaces.push(InterfaceCounts { name, loaded_s: interface.loaded_s, by_reason });
         }
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
@@ -270,6 +269,12 @@ impl Maps {
             .set(slot, interface, 0)
             .with_context(|| format!("could not write interface slot {slot}"))
     }
+}
+
+/// The name under which the interface of a slot was loaded; empty in a free one.
+pub(super) fn name_of(interface: &Interface) -> String {
+    let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 /// Opens one map as the typed wrapper that the caller wants.
