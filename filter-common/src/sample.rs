@@ -315,3 +315,6 @@ const _: () = {
     assert!(ENTRY_RINGS.is_power_of_two() && MAX_STEP < 31);
     assert!((crate::reason::Reason::ALL.len() as u32) <= TEST_RING);
 };
+
+#[cfg(test)]
+mod tests;
