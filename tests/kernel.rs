@@ -13,17 +13,20 @@ use std::time::Duration;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
-use filter_common::abi::{Counter, SWITCH, TEST_SLOT, action};
+use filter_common::abi::{Counter, LOOPBACK_IFINDEX, SWITCH, TEST_SLOT, action};
 use filter_common::offline::{HostTables, StoppedClock};
 use filter_common::packet::Address;
 use filter_common::prefix::{self, Edit, Family, Refused, Step, Switch};
+use filter_common::sample::SNAP_LENGTH;
 use filter_common::{Decision, FOREVER, NO_ENTRY, Reason, Verdict, filter};
 use filter_ctl::capture;
 use filter_ctl::host::{Monotonic, monotonic_now_s};
 use filter_ctl::kernel::explain::Explainer;
 use filter_ctl::kernel::loading::Sizes;
 use filter_ctl::kernel::maps::open_table;
+use filter_ctl::kernel::recorder::Recorder;
 use filter_ctl::policy::{Action, Deadline, Entry, Key, Owner, Prefix, ReasonText};
+use filter_ctl::record::{Cursor, Reading, Sample};
 use filter_tests::frames::{ethernet, ipv4, ipv6, protocol, udp};
 use filter_tests::kernel_side::{
     Counted, Counts, add, assert_unused_slots_untouched, counts, enforce, expected, load, moved, open, pins,
@@ -33,7 +36,7 @@ use filter_tests::lab::{Host, eventually};
 use filter_tests::model::judge;
 use filter_tests::mutate::Mutator;
 use filter_tests::prefixes::{Model, address, key_of, probes, some_change};
-use filter_tests::scenarios::{Scenario, all, host_tables};
+use filter_tests::scenarios::{Rule, Scenario, all, host_tables};
 use filter_tests::seeded;
 
 /// `enum xdp_action` of linux/bpf.h.
@@ -89,13 +92,29 @@ fn xdp_action(verdict: Verdict) -> u32 {
 fn every_scenario_is_decided_and_counted_as_the_table_says() {
     let (host, _turn) = filtering_host();
     host.run(|| {
-        let mut tried = 0;
+        let (mut tried, mut recorded) = (0, 0);
+        let recorder = Recorder::open(&pins()).unwrap();
+        let mut cursor = Cursor::default();
         for scenario in all().iter().filter(|scenario| scenario.frame.len() >= SHORTEST) {
             let ids = enforce(scenario.policy, scenario.tolerated).unwrap();
             let before = counts().unwrap();
+            let seen = recorder.read_tests(&mut cursor).unwrap();
             let verdict = test_run(INTERFACE, &scenario.frame).unwrap();
             let moved = moved(&before, &counts().unwrap());
             let entry = scenario.decided_by.map(|rule| ids[rule]);
+            let reading = recorder.read_tests(&mut cursor).unwrap();
+            // What is dropped is recorded, and what would be if its fault were not tolerated.
+            let is_recorded = scenario.reason.verdict() == Verdict::Drop;
+            assert_eq!(
+                frames_seen(&reading) - frames_seen(&seen),
+                u64::from(is_recorded),
+                "{}",
+                scenario.name
+            );
+            for sample in &reading.samples {
+                assert_recorded(sample, scenario);
+                recorded += 1;
+            }
             assert_eq!(
                 moved,
                 expected(TEST_SLOT, (scenario.reason, scenario.verdict()), entry, scenario.frame.len()),
@@ -106,8 +125,58 @@ fn every_scenario_is_decided_and_counted_as_the_table_says() {
             tried += 1;
         }
         assert!(tried > 250, "only {tried} scenarios were tried");
+        assert!(recorded > 16, "only {recorded} frames were recorded");
         assert_unused_slots_untouched();
     });
+}
+
+/// Frames that rings counted, sampled or not.
+fn frames_seen(reading: &Reading) -> u64 {
+    reading.heads.iter().map(|head| head.seen).sum()
+}
+
+/// Checks that what was recorded is the scenario's frame, and what was decided about it.
+fn assert_recorded(sample: &Sample, scenario: &Scenario) {
+    let Scenario { name, frame, .. } = scenario;
+    assert_eq!(sample.frame[..], frame[..frame.len().min(SNAP_LENGTH)], "{name}");
+    assert_eq!(sample.length as usize, frame.len(), "{name}");
+    assert_eq!((sample.reason, sample.verdict), (scenario.reason, scenario.verdict()), "{name}");
+    let entry = scenario.decided_by.map(|rule| &scenario.policy[rule]);
+    let key = |rule: &Rule| Key { action: rule.action, prefix: Prefix::parse(rule.prefix, false).unwrap() };
+    assert_eq!(sample.entry.map(|entry| entry.key), entry.map(key), "{name}");
+    assert_eq!((sample.ifindex, sample.queue), (LOOPBACK_IFINDEX, 0), "{name}");
+}
+
+#[test]
+fn the_first_bytes_of_frames_of_any_length_are_recorded() {
+    let (host, _turn) = filtering_host();
+    host.run(|| {
+        let recorder = Recorder::open(&pins()).unwrap();
+        let mut cursor = Cursor::default();
+        for length in (SHORTEST..=2 * SNAP_LENGTH).chain([1514, 3000]) {
+            // Too short for what it says to be, and so dropped.
+            let mut frame: Vec<u8> = (0..length).map(|position| (position * 7 + length) as u8).collect();
+            frame[12..14].copy_from_slice(&[0x08, 0x00]);
+            if let Some(first) = frame.get_mut(14) {
+                *first = 0x65;
+            }
+            let sample = eventually_sampled(&recorder, &mut cursor, &frame);
+            assert_eq!(sample.frame[..], frame[..length.min(SNAP_LENGTH)], "{length} bytes");
+            assert_eq!(sample.length as usize, length);
+        }
+    });
+}
+
+/// Runs the frame until it is sampled: at once, or after the few that the ring passes over at this pace.
+fn eventually_sampled(recorder: &Recorder, cursor: &mut Cursor, frame: &[u8]) -> Sample {
+    recorder.read_tests(cursor).unwrap();
+    for _ in 0..100_000 {
+        test_run(INTERFACE, frame).unwrap();
+        if let Some(sample) = recorder.read_tests(cursor).unwrap().samples.pop() {
+            return sample;
+        }
+    }
+    panic!("a frame of {} bytes was never sampled", frame.len());
 }
 
 /// Frames that are tried at random; `FILTER_FRAMES` changes it. The virtual machines emulate their CPU, and try fewer.

@@ -90,7 +90,7 @@ pub const HEADER_WORDS: usize = 11;
 /// Words of the frame: its bytes in the order of memory, and zeros behind them.
 const FRAME_WORDS: usize = SNAP_LENGTH / 8;
 
-/// Words of a sample, by position.
+/// Words of a sample, by position. `filter-ebpf` writes them in this order.
 pub mod sample_word {
     /// How many samples its ring had with it; zero in a slot that is empty or being written.
     pub const SEQUENCE: usize = 0;

@@ -1,5 +1,6 @@
 //! The flight recorder's shell: which ring a frame counts in, and what only a sample needs.
 
+use core::array;
 use core::hint::black_box;
 
 use aya_ebpf::bindings::xdp_md;
@@ -8,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use filter_common::abi::{decision_of, explained};
 use filter_common::sample::{
     HEADER_WORDS, Moment, RINGS, SLOTS, captured_length, is_always_recorded, is_due, pass_over, ring_of,
-    sample_word, take, write,
+    take, write,
 };
 use filter_common::{Decision, Frame as _, NO_ENTRY};
 
@@ -63,20 +64,22 @@ extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, 
     // Hidden from the compiler, which would see that it implies the comparisons with the frame's end, and leave those out;
     // the verifier does not.
     let captured = black_box(captured_length(frame.length()));
-    let mut header = [0; HEADER_WORDS];
-    header[sample_word::SEQUENCE] = place.sequence;
-    header[sample_word::TIME] = now.ns;
-    header[sample_word::NUMBER] = place.number;
-    header[sample_word::LENGTH] = (captured as u64) << 32 | u64::from(length);
-    header[sample_word::DECIDED] = u64::from(frame.queue()) << 32 | u64::from(decided);
-    header[sample_word::INTERFACE] = u64::from(slot) << 32 | u64::from(frame.ingress());
-    if decision.entry != NO_ENTRY
-        && let Some(entry) = maps::ENTRIES.get(decision.entry)
-    {
-        for position in 0..4 {
-            header[sample_word::ENTRY_WORDS + position] = entry.load(position);
-        }
-    }
+    let entry = if decision.entry == NO_ENTRY { None } else { maps::ENTRIES.get(decision.entry) };
+    let [high, low, meta, times] =
+        entry.map_or([0; 4], |entry| array::from_fn(|position| entry.load(position)));
+    let header: [u64; HEADER_WORDS] = [
+        place.sequence,
+        now.ns,
+        place.number,
+        (captured as u64) << 32 | u64::from(length),
+        u64::from(frame.queue()) << 32 | u64::from(decided),
+        u64::from(slot) << 32 | u64::from(frame.ingress()),
+        high,
+        low,
+        meta,
+        times,
+        0, // the digest's place
+    ];
     write(&place_of, &header, &frame, captured);
     0
 }
