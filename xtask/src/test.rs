@@ -55,6 +55,8 @@ impl Level {
                     "--test",
                     "wire",
                     "--test",
+                    "recorder",
+                    "--test",
                     "cli",
                     "--test",
                     "lists_worker",

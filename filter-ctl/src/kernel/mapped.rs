@@ -160,6 +160,11 @@ pub struct MappedArray {
     length: usize,
 }
 
+// SAFETY: all that it gives out are references to atomic words, and the mapping belongs to the process, not to a thread.
+unsafe impl Send for MappedArray {}
+// SAFETY: as above.
+unsafe impl Sync for MappedArray {}
+
 impl MappedArray {
     /// Maps the array that is pinned at `path`, of so many words, which was compared with what is expected.
     ///
