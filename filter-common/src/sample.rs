@@ -59,7 +59,7 @@ const WAKE_TICKS: u64 = 250;
 const MAX_STEP: u32 = 24;
 
 /// Words of a ring in its map.
-pub const RING_WORDS: usize = 8;
+pub const RING_WORDS: usize = 16;
 
 /// Words of a ring, by position. Userspace only reads them.
 pub mod ring_word {
@@ -79,6 +79,8 @@ pub mod ring_word {
     pub const LAST_HIGH: usize = 6;
     /// How many samples each level got: 16 bits each.
     pub const POSITIONS: usize = 7;
+    /// When the last sample was taken, in nanoseconds of CLOCK_MONOTONIC.
+    pub const TIME: usize = 8;
 }
 
 /// Words of a sample in its map.
@@ -87,7 +89,7 @@ pub const SAMPLE_WORDS: usize = HEADER_WORDS + FRAME_WORDS;
 /// Words before the frame's.
 pub const HEADER_WORDS: usize = 11;
 
-/// Words of the frame: its bytes in the order of memory, and zeros behind them.
+/// Words of the frame: its bytes in the order of memory.
 const FRAME_WORDS: usize = SNAP_LENGTH / 8;
 
 /// Words of a sample, by position. `filter-ebpf` writes them in this order.
@@ -147,17 +149,6 @@ impl Moment {
     }
 }
 
-/// A place for a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The slot in the ring, under [`SLOTS`].
-    pub slot: u32,
-    /// How many samples the ring had with it.
-    pub sequence: u64,
-    /// How many frames it had.
-    pub number: u64,
-}
-
 /// A ring's words, wherever they lie.
 pub trait Ring {
     /// The word at this position.
@@ -181,10 +172,11 @@ pub fn pass_over(ring: &impl Ring, ticks: u64) {
     ring.set(ring_word::WAKE, ticks.wrapping_add(WAKE_TICKS));
 }
 
-/// Takes a sample of the frame that was counted last: finds its place, and draws the frame that is due next.
+/// Takes a sample of the frame that was counted last: returns its slot, under [`SLOTS`], and draws the frame that is due
+/// next. The sample is the [`TAKEN`](ring_word::TAKEN)th, of the [`SEEN`](ring_word::SEEN)th frame.
 #[inline(always)] // as `ring_of`
 #[expect(clippy::cast_possible_truncation, reason = "halves of words")]
-pub fn take(ring: &impl Ring, now: Moment, gap_ns: u64, chance: u32) -> Place {
+pub fn take(ring: &impl Ring, now: Moment, gap_ns: u64, chance: u32) -> u32 {
     let number = ring.word(ring_word::SEEN);
     let last_low = ring.word(ring_word::LAST_LOW);
     let last_high = ring.word(ring_word::LAST_HIGH);
@@ -241,11 +233,9 @@ pub fn take(ring: &impl Ring, now: Moment, gap_ns: u64, chance: u32) -> Place {
     let others = positions & !(0xffff << shift);
     ring.set(ring_word::POSITIONS, others | (position.wrapping_add(1) & 0xffff) << shift);
     let slots = if level == 0 { LEVEL_SLOTS[0] } else { LEVEL_SLOTS[1] };
-    let slot = first_slot + (position as u32 & (slots - 1));
-
-    let sequence = ring.word(ring_word::TAKEN).wrapping_add(1);
-    ring.set(ring_word::TAKEN, sequence);
-    Place { slot, sequence, number }
+    ring.set(ring_word::TIME, now.ns);
+    ring.set(ring_word::TAKEN, ring.word(ring_word::TAKEN).wrapping_add(1));
+    first_slot + (position as u32 & (slots - 1))
 }
 
 /// A slot for a sample, wherever it lies.
@@ -257,7 +247,8 @@ pub trait Slot {
 /// Writes a sample. Whoever reads it meanwhile, in whatever order stores become visible to it, sees by the digest that
 /// it is not whole.
 ///
-/// Of `header` the place of the digest is not looked at. `captured` bytes of the frame are kept, which it has.
+/// Of `header` the place of the digest is not looked at. `captured` bytes of the frame are kept, which it has, and which
+/// the header states; eight at least, as all frames of the kernel have. Words behind them stay as they were.
 #[inline(always)] // as `ring_of`
 pub fn write<F: Frame + ?Sized>(slot: &impl Slot, header: &[u64; HEADER_WORDS], frame: &F, captured: usize) {
     slot.set(sample_word::SEQUENCE, 0);
@@ -266,8 +257,19 @@ pub fn write<F: Frame + ?Sized>(slot: &impl Slot, header: &[u64; HEADER_WORDS], 
         slot.set(position, *word);
         digest = digested(digest, *word);
     }
-    for position in 0..FRAME_WORDS {
-        let word = frame_word(frame, position * 8, captured);
+    let mut position = 0;
+    while position < FRAME_WORDS && 8 * position + 8 <= captured {
+        let Some(bytes) = frame.read(8 * position) else { break };
+        let word = u64::from_ne_bytes(bytes);
+        slot.set(HEADER_WORDS + position, word);
+        digest = digested(digest, word);
+        position += 1;
+    }
+    // The bytes behind the last whole word, from the last eight of all: byte by byte, the verifier would follow each number
+    // of them. Hidden from the compiler, which would compare the end, where the verifier wants to see offset and size.
+    if position < FRAME_WORDS && captured > 8 * position && captured >= 8 {
+        let last = frame.read(black_box(captured - 8)).map_or(0, u64::from_le_bytes);
+        let word = (last >> (8 * (8 * position + 8 - captured) & 63)).to_le();
         slot.set(HEADER_WORDS + position, word);
         digest = digested(digest, word);
     }
@@ -281,25 +283,16 @@ pub const fn captured_length(length: usize) -> usize {
     if length < SNAP_LENGTH { length } else { SNAP_LENGTH }
 }
 
-/// Eight bytes of the frame as they lie in memory, with zeros from `end` on. The kernel's frames have 14 bytes at least.
-#[inline(always)] // as `ring_of`
-fn frame_word<F: Frame + ?Sized>(frame: &F, offset: usize, end: usize) -> u64 {
-    if offset + 8 <= end {
-        return frame.read::<8>(offset).map_or(0, u64::from_ne_bytes);
-    }
-    if offset >= end || end < 8 {
-        return 0;
-    }
-    // The last eight bytes without those before `offset`. Byte by byte, the verifier would follow each length. Hidden from
-    // the compiler, which would compare `end`, where the verifier wants to see offset and size.
-    let last = frame.read::<8>(black_box(end - 8)).map_or(0, u64::from_le_bytes);
-    (last >> (8 * (offset + 8 - end))).to_le()
+/// What [`sample_word::DIGEST`] must be in these words: of those that hold something.
+pub fn digest(words: &[u64; SAMPLE_WORDS]) -> u64 {
+    let used = HEADER_WORDS + captured_of(words).div_ceil(8);
+    let others = words[1..used].iter().zip(1..).filter(|(_, position)| *position != sample_word::DIGEST);
+    digested(others.fold(0, |digest, (word, _)| digested(digest, *word)), words[sample_word::SEQUENCE])
 }
 
-/// What [`sample_word::DIGEST`] must be in these words.
-pub fn digest(words: &[u64; SAMPLE_WORDS]) -> u64 {
-    let others = words.iter().enumerate().skip(1).filter(|(position, _)| *position != sample_word::DIGEST);
-    digested(others.fold(0, |digest, (_, word)| digested(digest, *word)), words[sample_word::SEQUENCE])
+/// How many bytes of the frame these words hold.
+pub fn captured_of(words: &[u64; SAMPLE_WORDS]) -> usize {
+    usize::try_from(words[sample_word::LENGTH] >> 32).map_or(SNAP_LENGTH, captured_length)
 }
 
 #[inline(always)] // as `ring_of`

@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use filter_common::abi::{decision_of, explained};
 use filter_common::sample::{
     HEADER_WORDS, Moment, RINGS, SLOTS, captured_length, is_always_recorded, is_due, pass_over, ring_of,
-    take, write,
+    ring_word, take, write,
 };
 use filter_common::{Decision, Frame as _, NO_ENTRY};
 
@@ -37,40 +37,52 @@ pub fn record(context: &XdpContext, cpu: u32, slot: u32, decision: Decision, byt
     }
 }
 
-/// Takes a sample. Returns nothing of use: kernels want a number.
+/// Where the sample of the frame goes that was counted last in this ring: its slot, or a number beyond them where it is
+/// not sampled after all.
 ///
-/// A function that the kernel's verifier follows once, with whatever numbers: a global one (Linux 5.6). Inside of the
-/// program it would be followed for each decision.
+/// A function that the kernel's verifier follows once: a global one (Linux 5.6). Inside of [`sample`], what comes behind it
+/// would be followed for each way through it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, length: u32) -> u32 {
-    let Some(ring) = maps::RINGS.get(index) else { return 0 };
+extern "C" fn find_place(index: u32, decided: u32) -> u32 {
+    let (Some(ring), Some(decision)) = (maps::RINGS.get(index), decision_of(decided)) else { return SLOTS };
     // SAFETY: helpers without arguments, allowed in every program type.
     let (ns, chance) = unsafe { (bpf_ktime_get_ns(), bpf_get_prandom_u32()) };
     let now = Moment { ns, ticks: ticks() };
-    let Some(decision) = decision_of(decided) else { return 0 };
-    if !is_always_recorded(decision) {
-        let until_s = maps::RECORDING.get(0).map_or(0, Word::load);
-        if now.ns / NS_PER_S >= until_s {
-            pass_over(&ring, now.ticks);
-            return 0;
-        }
+    if !is_always_recorded(decision) && now.ns / NS_PER_S >= maps::RECORDING.get(0).map_or(0, Word::load) {
+        pass_over(&ring, now.ticks);
+        return SLOTS;
     }
-    let place = take(&ring, now, maps::GAP_NS.load().into(), chance);
-    let element = index.wrapping_mul(SLOTS).wrapping_add(place.slot);
-    let Some(place_of) = maps::SAMPLES.get(element) else { return 0 };
+    take(&ring, now, maps::GAP_NS.load().into(), chance)
+}
+
+/// Takes a sample. Returns nothing of use: kernels want a number.
+///
+/// As [`find_place`], followed once and not for each decision.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, length: u32) -> u32 {
+    let place = find_place(index, decided);
+    if place >= SLOTS {
+        return 0;
+    }
+    let Some(ring) = maps::RINGS.get(index) else { return 0 };
+    let Some(place) = maps::SAMPLES.get(index.wrapping_mul(SLOTS).wrapping_add(place)) else { return 0 };
     // Of a frame in fragments the rest lies where pointers can't reach, and the headers do not.
     let frame = XdpFrame::<false>::of(context);
     // Hidden from the compiler, which would see that it implies the comparisons with the frame's end, and leave those out;
     // the verifier does not.
     let captured = black_box(captured_length(frame.length()));
-    let entry = if decision.entry == NO_ENTRY { None } else { maps::ENTRIES.get(decision.entry) };
+    let entry = match decision_of(decided) {
+        Some(decision) if decision.entry != NO_ENTRY => maps::ENTRIES.get(decision.entry),
+        _ => None,
+    };
     let [high, low, meta, times] =
         entry.map_or([0; 4], |entry| array::from_fn(|position| entry.load(position)));
     let header: [u64; HEADER_WORDS] = [
-        place.sequence,
-        now.ns,
-        place.number,
+        ring.load(ring_word::TAKEN),
+        ring.load(ring_word::TIME),
+        ring.load(ring_word::SEEN),
         (captured as u64) << 32 | u64::from(length),
         u64::from(frame.queue()) << 32 | u64::from(decided),
         u64::from(slot) << 32 | u64::from(frame.ingress()),
@@ -80,7 +92,7 @@ extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, 
         times,
         0, // the digest's place
     ];
-    write(&place_of, &header, &frame, captured);
+    write(&place, &header, &frame, captured);
     0
 }
 

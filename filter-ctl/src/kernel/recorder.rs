@@ -10,7 +10,7 @@ use bytes::Bytes;
 use filter_common::abi::{Interface, RECORDING, RINGS, SAMPLES, decision_of};
 use filter_common::prefix;
 use filter_common::sample::{
-    HEADER_WORDS, RING_WORDS, RINGS as RINGS_A_CPU, SAMPLE_WORDS, SLOTS, SNAP_LENGTH, TEST_RING, digest,
+    HEADER_WORDS, RING_WORDS, RINGS as RINGS_A_CPU, SAMPLE_WORDS, SLOTS, TEST_RING, captured_of, digest,
     ring_word, sample_word,
 };
 
@@ -157,7 +157,6 @@ fn decoded(
 ) -> Option<Sample> {
     let decision = decision_of(words[sample_word::DECIDED] as u32)?;
     let time = Duration::from_nanos(words[sample_word::TIME]);
-    let captured = ((words[sample_word::LENGTH] >> 32) as usize).min(SNAP_LENGTH);
     let frame: Vec<u8> = words[HEADER_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
     let slot = (words[sample_word::INTERFACE] >> 32) as usize;
     let loaded_before = |interface: &&Interface| u64::from(interface.loaded_s) <= time.as_secs();
@@ -179,6 +178,6 @@ fn decoded(
         verdict: decision.verdict,
         entry,
         length: words[sample_word::LENGTH] as u32,
-        frame: Bytes::from(frame).slice(..captured),
+        frame: Bytes::from(frame).slice(..captured_of(words)),
     })
 }
