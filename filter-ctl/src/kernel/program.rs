@@ -15,7 +15,7 @@ use super::refusal::missing_capabilities;
 use super::set::Set;
 
 /// The BPF object with the programs `filter` and `explain`, built with this program.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
 
 /// The BPF object with the program `filter_frags`.
 static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));

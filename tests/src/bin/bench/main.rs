@@ -12,6 +12,7 @@ mod machine;
 mod peers;
 mod product;
 mod programs;
+mod recorder;
 mod report;
 mod results;
 #[path = "../../../bench-ebpf/src/set.rs"]
@@ -35,7 +36,7 @@ struct Args {
     /// 100,000 prefixes in place of a million, and fewer cycles: to see whether all works
     #[arg(long)]
     quick: bool,
-    /// Only these parts: A look-ups, B drop rates, C clean packets, D changes, E lists
+    /// Only these parts: A look-ups, B drop rates, C clean packets, D changes, E lists, F the recorder
     #[arg(long, value_delimiter = ',', value_name = "PART", ignore_case = true)]
     only: Vec<Part>,
     /// Where the table goes
@@ -59,6 +60,8 @@ pub enum Part {
     D,
     /// Lists.
     E,
+    /// The recorder.
+    F,
 }
 
 /// Measures a part.
@@ -110,7 +113,7 @@ fn main() -> Result<()> {
     // At the start: sources may change while the bench runs.
     let machine = Machine::this();
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
-    let parts: [(Part, Work); 5] = [
+    let parts: [(Part, Work); 6] = [
         (Part::A, lookups::measure),
         (Part::B, drops::measure),
         (Part::C, clean::measure),
@@ -119,6 +122,7 @@ fn main() -> Result<()> {
             commands::measure(results, extent);
         }),
         (Part::E, lists::measure),
+        (Part::F, recorder::measure),
     ];
     for (part, measure) in parts {
         if wanted(part) {

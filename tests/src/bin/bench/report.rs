@@ -13,12 +13,13 @@ use crate::machine::Machine;
 use crate::results::{Measure, Point, Results, median, spread};
 
 /// Titles of the parts.
-const PARTS: [(char, &str); 5] = [
+const PARTS: [(char, &str); 6] = [
     ('A', "A. What a look-up adds, by test-run"),
     ('B', "B. Frames dropped on one CPU, over veth"),
     ('C', "C. What clean packets cost"),
     ('D', "D. Filling and changing"),
     ('E', "E. Lists"),
+    ('F', "F. The flight recorder"),
 ];
 
 /// Writes all three.
