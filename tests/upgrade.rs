@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use aya::programs::ProgramInfo;
 use aya::programs::links::{FdLink, PinnedLink};
-use filter_common::abi::{ABI_VERSION, OLDEST_READABLE};
+use filter_common::abi::{ABI_VERSION, OLDEST_READABLE, RECORDING, RINGS, SAMPLES};
 use filter_ctl::kernel::renames::follow_renames;
 use filter_ctl::policy::{Entry, Prefix};
 use filter_tests::builds::another_build;
@@ -106,10 +106,15 @@ impl Lab {
         }
     }
 
-    /// Makes the filter that is there one of an older ABI.
+    /// Makes the filter that is there one of an older ABI, without the maps that came later.
     fn age(&self) {
-        let (ours, older) = (pins().abi(), pins().of_abi(OLDEST_READABLE).abi());
-        self.server.run(|| std::fs::rename(ours, older)).unwrap();
+        let (ours, older) = (pins(), pins().of_abi(OLDEST_READABLE));
+        self.server.run(|| {
+            std::fs::rename(ours.abi(), older.abi()).unwrap();
+            for map in [RECORDING, RINGS, SAMPLES] {
+                std::fs::remove_file(older.map(&map)).unwrap();
+            }
+        });
     }
 
     fn entries(&self) -> Vec<Entry> {

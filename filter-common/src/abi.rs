@@ -55,6 +55,10 @@ pub const PROGRAM: &str = "filter";
 /// Name of the program for frames beyond one page (5.18), in an object of its own: older kernels refuse it.
 pub const FRAGS_PROGRAM: &str = "filter_frags";
 
+/// Name of the program that filters as [`PROGRAM`] does and logs each frame by aya-log, in an object of its own: what
+/// [`explained`] makes of the decision, length, receive queue and index of the interface, as numbers.
+pub const DEBUG_PROGRAM: &str = "filter_debug";
+
 /// Name of the program that decides as [`PROGRAM`] does and has no effect: it returns [`explained`].
 pub const EXPLAIN_PROGRAM: &str = "explain";
 

@@ -3,6 +3,7 @@
 mod bpf;
 mod bpffs;
 pub mod builds;
+pub mod debug;
 pub mod descriptors;
 pub mod explain;
 pub mod filter;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{ProgramError, ProgramInfo, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use filter_common::abi::{self, EXPLAIN_PROGRAM, FRAGS_PROGRAM, PROGRAM, TEST_SLOT, global};
+use filter_common::abi::{self, DEBUG_PROGRAM, EXPLAIN_PROGRAM, FRAGS_PROGRAM, PROGRAM, TEST_SLOT, global};
 use filter_common::prefix::{Geometry, Seeds, Shape};
 use rustix::io::Errno;
 
@@ -19,6 +19,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The BPF object with the program `filter_frags`.
 static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
+
+/// The BPF object with the program `filter_debug`.
+static DEBUG_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-debug"));
 
 /// What tells this build from others that mean something else by the same words: its version, and its programs.
 pub fn build() -> String {
@@ -105,6 +108,7 @@ impl Program<'_> {
     pub fn load_named(&self, name: &str) -> Result<LoadedProgram> {
         let (object, name) = match name {
             FRAGS_PROGRAM => (FRAGS_OBJECT, FRAGS_PROGRAM),
+            DEBUG_PROGRAM => (DEBUG_OBJECT, DEBUG_PROGRAM),
             EXPLAIN_PROGRAM => (OBJECT, EXPLAIN_PROGRAM),
             _ => (OBJECT, PROGRAM),
         };

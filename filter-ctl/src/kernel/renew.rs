@@ -8,7 +8,7 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapInfo;
 use aya::programs::ProgramInfo;
-use filter_common::abi::{EXPLAIN_PROGRAM, TEST_SLOT};
+use filter_common::abi::{DEBUG_PROGRAM, EXPLAIN_PROGRAM, PROGRAM, TEST_SLOT};
 use rustix::io::Errno;
 
 use super::bpf;
@@ -27,6 +27,25 @@ use super::set::Set;
 ///
 /// What the kernel refused; [`PartlyApplied`] if it could not be taken back.
 pub(super) fn renew(filter: &Filter, verbose: bool) -> Result<Vec<String>> {
+    put_in_place(filter, verbose, |running| ordinary(&running.program).to_owned())
+}
+
+/// The program that filters as this one does, and nothing else.
+pub(super) fn ordinary(program: &str) -> &str {
+    if program == DEBUG_PROGRAM { PROGRAM } else { program }
+}
+
+/// Puts the program of this name in the place of each that differs from it. Returns the interfaces for which that was so.
+/// All or nothing.
+///
+/// # Errors
+///
+/// As [`renew`].
+pub(super) fn put_in_place(
+    filter: &Filter,
+    verbose: bool,
+    wanted: impl Fn(&Running) -> String,
+) -> Result<Vec<String>> {
     let Filter { set, table, maps, .. } = filter;
     let (geometry, shape) = (table.geometry(), table.shape());
     let mut different = Vec::new();
@@ -35,7 +54,7 @@ pub(super) fn renew(filter: &Filter, verbose: bool) -> Result<Vec<String>> {
         for running in running_with(filter.pins(), set)? {
             let slot = interface::counted_slot(maps, &running.interface)?;
             let program = Program { set, geometry, shape, slot, verbose };
-            let mut program = program.load_named(&running.program)?;
+            let mut program = program.load_named(&wanted(&running))?;
             if !is_same(&pinned(&running)?, &program.info()?)? {
                 program.pin(&set.next(&running.interface))?;
                 different.push(running.interface);
