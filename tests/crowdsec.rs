@@ -226,8 +226,8 @@ fn what_crowdsec_decides_is_blocked_for_as_long_as_it_says() {
     after_more(&server, "failed", 3);
     assert!(is_held(&server, "2001:db8:5::/48", 3600, "http"));
     let metrics = server.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_crowdsec_failures_total "), "{metrics}");
-    assert!(metrics.contains("filter_events_total{event=\"crowdsec_failed\"} "), "{metrics}");
+    assert!(metrics.contains("xdp_filter_crowdsec_errors_total "), "{metrics}");
+    assert!(metrics.contains("xdp_filter_events_total{event=\"crowdsec_failed\"} "), "{metrics}");
     lapi.up();
     lapi.cscli(&["decisions", "add", "--ip", "198.51.100.4", "--duration", "2h", "--reason", "x"]);
     until(&server, "it is blocked", || is_held(&server, "198.51.100.4/32", 7200, "x"));

@@ -225,8 +225,8 @@ fn what_is_no_list_changes_nothing() {
         );
     }
     let metrics = host.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 9"), "{metrics}");
-    assert!(metrics.contains("filter_list_entries{list=\"feed\"} 1000"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_errors_total{source=\"feed\"} 9"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_entries{source=\"feed\"} 1000"), "{metrics}");
 
     // Whoever means it can say so; but an empty list is never meant.
     feed.write(&addresses(0..10));
@@ -723,7 +723,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     assert!(told("list_taken") && told("\"kind\":\"empty\""), "{:?}", fs::read_to_string(events.path()));
     assert_eq!([verdict(&host, "198.18.1.10"), verdict(&host, "198.18.0.200")], ["drop", "drop"]);
     let metrics = host.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 1"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_errors_total{source=\"feed\"} 1"), "{metrics}");
 
     // What an operator rolled back does not come back by itself.
     host.ctl(&["list", "rollback", "feed"]).done();
@@ -735,7 +735,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
             .done()
             .stdout
             .lines()
-            .find_map(|line| line.strip_prefix("filter_proofs_total ")?.parse::<u64>().ok())
+            .find_map(|line| line.strip_prefix("xdp_filter_proofs_total ")?.parse::<u64>().ok())
     };
     let before = proofs();
     eventually("two more rounds", || proofs() >= before.map(|before| before + 2)).unwrap();
