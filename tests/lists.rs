@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use filter_tests::kernel_side::test_run;
-use filter_tests::lab::{Finished, Host, eventually, fails, filter_ctl_path};
+use filter_tests::lab::{Finished, Host, Running, eventually, fails, filter_ctl_path};
 use serde_json::Value;
 
 const XDP_DROP: u32 = 1;
@@ -708,7 +708,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     let mut daemon = host.filter_ctl(&["run", "--hook", &hook]);
     daemon.stdout(Stdio::null()).stderr(Stdio::null());
     let daemon = host.spawn(daemon).unwrap();
-    let daemon = Ended(daemon);
+    let daemon = Running(daemon);
     server.answers("200 OK", "", &addresses(0..200));
     let url = server.url("feed");
     host.ctl(&["list", "add", "feed", "--url", &url, "--refresh", "1m"]).done();
@@ -745,16 +745,6 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     eventually("the address is left out", || verdict(&host, "198.18.0.7") == "pass").unwrap();
     all_is_well(&host);
     drop(daemon);
-}
-
-/// A process that is killed when the test ends.
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

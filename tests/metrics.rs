@@ -9,13 +9,13 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use filter_ctl::kernel::Lock;
 use filter_tests::kernel_side::pins;
-use filter_tests::lab::{Finished, Host, bridge, eventually, fails, join};
+use filter_tests::lab::{Finished, Host, Running, bridge, eventually, fails, join};
 
 const TCP: &str = "127.0.0.1:9743";
 const SOCKET: &str = "/run/figures.sock";
@@ -34,43 +34,26 @@ fn lab() -> (Host, Host) {
     (server, client)
 }
 
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Running {
-    fn start(host: &Host, arguments: &[&str]) -> Self {
-        let mut command = host.filter_ctl(arguments);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Self(host.spawn(command).unwrap())
-    }
-
-    /// The daemon, once it has proven the filter.
-    fn daemon(host: &Host, arguments: &[&str]) -> Self {
-        let daemon = Self::start(host, &[&["run", "--proof-interval", "100ms"], arguments].concat());
-        let proofs = || host.ctl(&["status", "--json"]).json()["daemon"]["proofs"].as_u64();
-        eventually("the daemon has proven the filter", || proofs() > Some(0)).unwrap();
-        daemon
-    }
-
-    fn end(mut self, signal: &str) {
-        let sent = Command::new("kill").args(["-s", signal, &self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        self.0.wait().unwrap();
-    }
-
-    /// A number of its `/proc/PID/status`.
-    fn status(&self, key: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    }
+/// Starts filter-ctl.
+fn start(host: &Host, arguments: &[&str]) -> Running {
+    let mut command = host.filter_ctl(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Running(host.spawn(command).unwrap())
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// The daemon, once it has proven the filter.
+fn daemon(host: &Host, arguments: &[&str]) -> Running {
+    let daemon = start(host, &[&["run", "--proof-interval", "100ms"], arguments].concat());
+    let proofs = || host.ctl(&["status", "--json"]).json()["daemon"]["proofs"].as_u64();
+    eventually("the daemon has proven the filter", || proofs() > Some(0)).unwrap();
+    daemon
+}
+
+/// A number of a process' `/proc/PID/status`.
+fn of_process(process: &Running, key: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// What is both read and written.
@@ -249,7 +232,7 @@ fn what_is_not_loaded_is_told_and_not_made_up() {
         |text: &str, mode: &str| figure(text, &format!("attached{{device=\"flt0\",mode=\"{mode}\"}}"));
     // As after a boot: what is to be filtered is known, and is not.
     host.sh("rm", ["-r", "/sys/fs/bpf/filter-ctl"]).unwrap();
-    let _offered = Running::start(&host, &["metrics", "--listen", TCP]);
+    let _offered = start(&host, &["metrics", "--listen", TCP]);
     for text in [printed(&host), got(&host, TCP, "*/*")] {
         assert_eq!([attached(&text, "native"), figure(&text, "loaded")], [Some(0.0), Some(0.0)], "{text}");
         assert_eq!(figure(&text, "source_entries{source=\"feed\"}"), Some(1.0));
@@ -283,7 +266,7 @@ fn alerts_are_raised_when_they_should_be_on_figures_that_are_there() {
     });
     server.ctl(&["list", "add", "feed", "--file", "/run/feed", "--refresh", "1h"]).done();
     let nobody = ["--crowdsec", "http://127.0.0.1:1", "--crowdsec-key-file", "/run/key"];
-    let _daemon = Running::daemon(&server, &[&["--metrics-listen", TCP], &nobody[..]].concat());
+    let _daemon = daemon(&server, &[&["--metrics-listen", TCP], &nobody[..]].concat());
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let rules = fs::read_to_string(rules).unwrap();
     let mut named: BTreeSet<&str> =
@@ -307,8 +290,8 @@ fn alerts_are_raised_when_they_should_be_on_figures_that_are_there() {
 #[test]
 fn daemon_and_command_answer_on_both_listeners_as_they_are_asked() {
     let (server, _client) = lab();
-    let _daemon = Running::daemon(&server, &["--metrics-listen", ON_SOCKET]);
-    let _command = Running::start(&server, &["metrics", "--listen", TCP]);
+    let _daemon = daemon(&server, &["--metrics-listen", ON_SOCKET]);
+    let _command = start(&server, &["metrics", "--listen", TCP]);
     for address in [TCP, ON_SOCKET] {
         let classic = got(&server, address, "text/plain");
         is_flawless(&classic);
@@ -371,7 +354,7 @@ fn others_than_this_host_are_not_listened_to() {
 #[test]
 fn a_socket_is_taken_from_who_died_and_from_nobody_else() {
     let (server, _client) = lab();
-    let first = Running::daemon(&server, &["--metrics-listen", ON_SOCKET]);
+    let first = daemon(&server, &["--metrics-listen", ON_SOCKET]);
     got(&server, ON_SOCKET, "*/*");
     assert_eq!(server.sh("stat", ["-c", "%a", SOCKET]).unwrap().trim(), "660");
     fails(&server.ctl(&["metrics", "--listen", ON_SOCKET]), 1, &["another program listens there already"]);
@@ -379,15 +362,15 @@ fn a_socket_is_taken_from_who_died_and_from_nobody_else() {
     first.end("KILL");
     assert!(server.run(|| Path::new(SOCKET).exists()));
     assert_eq!(asked(&server, ON_SOCKET, GET.as_bytes()), "");
-    let second = Running::daemon(&server, &["--metrics-listen", ON_SOCKET]);
+    let second = daemon(&server, &["--metrics-listen", ON_SOCKET]);
     assert_eq!(figure(&got(&server, ON_SOCKET, "*/*"), "daemon_running"), Some(1.0));
     second.end("TERM");
     assert!(!server.run(|| Path::new(SOCKET).exists()));
 
     // A daemon that can't listen keeps the filter all the same, tells, and listens once it can.
-    let command = Running::start(&server, &["metrics", "--listen", TCP]);
+    let command = start(&server, &["metrics", "--listen", TCP]);
     got(&server, TCP, "*/*");
-    let _daemon = Running::daemon(&server, &["--metrics-listen", TCP, "--hook", "cat >> /run/events"]);
+    let _daemon = daemon(&server, &["--metrics-listen", TCP, "--hook", "cat >> /run/events"]);
     let told = || server.read("/run/events").unwrap_or_default().contains("metrics_unusable");
     eventually("it tells that it can't listen", told).unwrap();
     command.end("TERM");
@@ -401,9 +384,9 @@ fn a_socket_is_taken_from_who_died_and_from_nobody_else() {
 #[test]
 fn who_stalls_or_talks_nonsense_keeps_nobody_waiting() {
     let (server, _client) = lab();
-    let daemon = Running::daemon(&server, &["--metrics-listen", TCP]);
+    let daemon = daemon(&server, &["--metrics-listen", TCP]);
     let before = got(&server, TCP, "*/*");
-    let (memory_kb, threads) = (daemon.status("VmRSS"), daemon.status("Threads"));
+    let (memory_kb, threads) = (of_process(&daemon, "VmRSS"), of_process(&daemon, "Threads"));
     // Half of all turns: those who send a byte, and those who never read what they asked for.
     let mut stalled: Vec<_> = (0..16).map(|_| connect(&server, TCP).unwrap()).collect();
     stalled.iter_mut().for_each(|stream| stream.write_all(b"G").unwrap());
@@ -442,7 +425,7 @@ fn who_stalls_or_talks_nonsense_keeps_nobody_waiting() {
 
     // More than are answered at once: the first wait for their time to end, all others are closed at once.
     let idle: Vec<_> = (0..200).map(|_| connect(&server, TCP).unwrap()).collect();
-    let busy = (daemon.status("VmRSS"), daemon.status("Threads"));
+    let busy = (of_process(&daemon, "VmRSS"), of_process(&daemon, "Threads"));
     let after = got(&server, TCP, "*/*");
     drop((idle, stalled, unread));
     let refused = |text: &str| figure(text, "connections_refused_total").unwrap();
@@ -460,7 +443,7 @@ fn who_stalls_or_talks_nonsense_keeps_nobody_waiting() {
 #[test]
 fn a_collection_that_fails_says_why_and_the_daemon_goes_on() {
     let (server, _client) = lab();
-    let _daemon = Running::daemon(&server, &["--lock-wait", "200ms", "--metrics-listen", ON_SOCKET]);
+    let _daemon = daemon(&server, &["--lock-wait", "200ms", "--metrics-listen", ON_SOCKET]);
     got(&server, ON_SOCKET, "*/*");
     let lock = server.run(|| Lock::acquire(&pins(), Duration::from_secs(20)).unwrap());
     let mut answer = String::new();

@@ -9,13 +9,14 @@ use crate::cli::MetricsArgs;
 use crate::control::{Author, Place};
 use crate::daemon::state::DaemonState;
 use crate::exit::Exit;
-use crate::metrics::{Figures, collect, serve, text};
+use crate::metrics::{Figures, Walked, collect, serve, text};
 
 pub fn run(session: &Session, args: &MetricsArgs) -> Result<Exit> {
     let sources = Sources {
         place: session.global.place(),
         author: session.author(),
         run_directory: session.global.socket_path().parent().map(PathBuf::from),
+        walked: Walked::default(),
     };
     let Some(address) = &args.listen else {
         let figures = text::openmetrics(sources.collect()?)?;
@@ -34,11 +35,12 @@ struct Sources {
     place: Place,
     author: Author,
     run_directory: Option<PathBuf>,
+    walked: Walked,
 }
 
 impl Sources {
     fn collect(&self) -> Result<Figures> {
         let daemon = self.run_directory.as_deref().map_or(Ok(None), DaemonState::read)?;
-        collect(&self.place, self.author.clone(), daemon.as_ref())
+        collect(&self.place, self.author.clone(), daemon.as_ref(), &self.walked)
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::event::{Event, EventKind};
 use super::keeper::Keeper;
 use crate::control::Place;
-use crate::metrics::collect;
 use crate::metrics::listen::{Address, Listener};
 use crate::metrics::serve::{LOCK_WAIT, serve};
 use crate::metrics::shared::Shared;
+use crate::metrics::{Walked, collect};
 
 /// Pause before it is tried again to listen: whoever is in the way may end.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -19,7 +19,8 @@ pub async fn offer(keeper: Arc<Keeper>, address: Address) {
     let listener = listen(&keeper, &address).await;
     let place = keeper.place().clone();
     let place = Place { lock_wait: place.lock_wait.min(LOCK_WAIT), ..place };
-    let collect = move || collect(&place, keeper.author("metrics"), Some(&keeper.state()));
+    let walked = Walked::default();
+    let collect = move || collect(&place, keeper.author("metrics"), Some(&keeper.state()), &walked);
     serve(&listener, Arc::new(Shared::new(collect))).await;
 }
 

@@ -8,14 +8,14 @@ use filter_common::prefix::{self, Family};
 
 use super::{Figures, Labels, alone, label};
 use crate::control::{Control, wanted};
-use crate::host::monotonic_now_s;
+use crate::kernel::filter::Counts;
 use crate::kernel::interface::State;
 use crate::kernel::maps;
 use crate::stats::InterfaceCounts;
 use crate::store::Policy;
 
 /// What a filter that is loaded has.
-pub fn loaded(figures: &mut Figures, control: &Control) -> Result<()> {
+pub fn loaded(figures: &mut Figures, control: &Control, counted: Counts) -> Result<()> {
     let filter = control.filter();
     is_loaded(figures, true);
     let counts = filter.maps().interface_counts()?;
@@ -28,7 +28,6 @@ pub fn loaded(figures: &mut Figures, control: &Control) -> Result<()> {
     figures.gauges("entries", "Entries in the kernel's tables", used);
     let limits = rooms.map(|(labels, room)| (labels, room.limit.into()));
     figures.gauges("max_entries", "Most entries that fit in the kernel's tables", limits);
-    let counted = filter.count(monotonic_now_s())?;
     let help =
         "Entries that are enforced: without those that have ended, and those with which the daemon proves";
     let in_force = [("block", counted.block), ("allow", counted.allow)];

@@ -15,12 +15,14 @@ pub mod serve;
 pub mod shared;
 mod sources;
 pub mod text;
+mod walked;
 
 use anyhow::Result;
 use filter_common::abi::ABI_VERSION;
 
 pub use self::figures::Figures;
 use self::figures::{Labels, alone, label};
+pub use self::walked::Walked;
 use crate::control::{Author, Control, Place, policy_of};
 use crate::daemon::state::DaemonState;
 use crate::kernel::pins::NotLoaded;
@@ -29,21 +31,30 @@ use crate::store::Store;
 /// What every name begins with.
 const PREFIX: &str = "xdp_filter";
 
-/// Collects all figures, with the state of the daemon where one runs. Where nothing is loaded, that is a figure as well.
+/// Collects all figures, with the state of the daemon where one runs, and what was found in an earlier collection where that is
+/// good enough. Where nothing is loaded, that is a figure as well.
 ///
 /// # Errors
 ///
 /// If something can't be read that is there, or the lock can't be had in time. That the store can't be used is none.
-pub fn collect(place: &Place, author: Author, daemon: Option<&DaemonState>) -> Result<Figures> {
+pub fn collect(
+    place: &Place,
+    author: Author,
+    daemon: Option<&DaemonState>,
+    walked: &Walked,
+) -> Result<Figures> {
     let mut figures = Figures::default();
     build(&mut figures);
     match Control::open(place, author) {
         Ok(control) => {
-            filter::loaded(&mut figures, &control)?;
-            let listed = sources::lists(&mut figures, control.store().ok(), Some(&control));
-            filter::store(&mut figures, control.is_durable() && listed.is_ok());
+            let walk = walked.of(&control)?;
+            filter::loaded(&mut figures, &control, walk.counts)?;
+            let listed = sources::lists(&mut figures, control.store().ok(), walk.hits.as_deref());
+            let is_usable = control.is_durable() && listed.is_ok() && walk.hits.is_some();
+            filter::store(&mut figures, is_usable);
         }
         Err(error) if error.is::<NotLoaded>() => {
+            walked.forget();
             // Opening it would make it.
             let store = Store::is_in(&place.state).then(|| Store::open(&place.state));
             let opened = store.as_ref().and_then(|store| store.as_ref().ok());

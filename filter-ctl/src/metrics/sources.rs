@@ -4,27 +4,26 @@ use anyhow::Result;
 
 use super::filter::whole;
 use super::{Figures, Labels, alone, label};
-use crate::control::Control;
+use crate::control::ListHits;
 use crate::daemon::state::CrowdsecState;
 use crate::lists::settings::owner_of;
+use crate::policy::Owner;
 use crate::store::{Listed, Store};
 
-/// What lists hold, how old they are, and, of a filter that is loaded, what they did. Adds nothing where the store can't be
-/// read.
-pub fn lists(figures: &mut Figures, store: Option<&Store>, control: Option<&Control>) -> Result<()> {
+/// What lists hold, how old they are, and, where that is known, what they did. Adds nothing where the store can't be read.
+pub fn lists(figures: &mut Figures, store: Option<&Store>, hits: Option<&[(Owner, ListHits)]>) -> Result<()> {
     let Some(store) = store else { return Ok(()) };
     let listed = store.lists()?;
     if listed.is_empty() {
         return Ok(());
     }
     let labels = |list: &Listed| -> Labels { vec![label("source", &list.name)] };
-    let hits = control.map_or_else(|| Ok(Vec::new()), |control| control.list_hits(0))?;
     let (mut entries, mut packets, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for list in &listed {
         let in_force = store.generations(list)?.into_iter().find(|kept| Some(kept.number) == list.generation);
         entries.push((labels(list), in_force.map_or(0, |kept| whole(kept.entries))));
         let owner = owner_of(&list.name)?;
-        if let Some((_, hits)) = hits.iter().find(|(of, _)| *of == owner) {
+        if let Some((_, hits)) = hits.unwrap_or_default().iter().find(|(of, _)| *of == owner) {
             packets.push((labels(list), hits.packets));
             bytes.push((labels(list), hits.bytes));
         }
