@@ -18,6 +18,7 @@ use filter_tests::kernel_side::pins;
 use filter_tests::lab::{Finished, Host, Running, bridge, eventually, fails, join};
 
 const TCP: &str = "127.0.0.1:9743";
+const TCP_V6: &str = "[::1]:9743";
 const SOCKET: &str = "/run/figures.sock";
 const ON_SOCKET: &str = "unix:/run/figures.sock";
 const GET: &str = "GET /metrics HTTP/1.1\r\nHost: lab\r\n\r\n";
@@ -266,7 +267,7 @@ fn alerts_are_raised_when_they_should_be_on_figures_that_are_there() {
     });
     server.ctl(&["list", "add", "feed", "--file", "/run/feed", "--refresh", "1h"]).done();
     let nobody = ["--crowdsec", "http://127.0.0.1:1", "--crowdsec-key-file", "/run/key"];
-    let _daemon = daemon(&server, &[&["--metrics-listen", TCP], &nobody[..]].concat());
+    let _daemon = daemon(&server, &[&["--metrics-listen", TCP_V6], &nobody[..]].concat());
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let rules = fs::read_to_string(rules).unwrap();
     let mut named: BTreeSet<&str> =
@@ -276,7 +277,7 @@ fn alerts_are_raised_when_they_should_be_on_figures_that_are_there() {
     named.insert("xdp_filter_last_collection_duration_seconds");
     let mut text = String::new();
     eventually("every figure of an alert is there", || {
-        text = got(&server, TCP, "*/*");
+        text = got(&server, TCP_V6, "*/*");
         let is_there = |name: &&str| text.lines().any(|line| line.split([' ', '{']).next() == Some(*name));
         named.iter().all(is_there)
     })
