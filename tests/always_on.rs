@@ -14,7 +14,7 @@ use filter_ctl::control::Control;
 use filter_ctl::kernel::Lock;
 use filter_ctl::policy::{Action, Key, Prefix};
 use filter_tests::kernel_side::{author, open, pins, place, test_run};
-use filter_tests::lab::{Finished, Host, eventually, fails, filter_ctl_path};
+use filter_tests::lab::{Finished, Host, Running, eventually, fails, filter_ctl_path};
 use serde_json::Value;
 
 const XDP_DROP: u32 = 1;
@@ -559,13 +559,13 @@ fn what_can_not_be_restored_is_no_success() {
 }
 
 /// A daemon that ends with the test.
-struct Daemon(Child);
+struct Daemon(Running);
 
 impl Daemon {
     fn start(host: &Host, arguments: &[&str]) -> Self {
         let mut command = host.filter_ctl(&["run", "--proof-interval", "200ms"]);
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
-        let daemon = Self(host.spawn(command).unwrap());
+        let daemon = Self(Running(host.spawn(command).unwrap()));
         eventually("the daemon has proven the filter", || {
             let status = host.ctl(&["status", "--json"]);
             serde_json::from_str::<Value>(&status.stdout)
@@ -576,15 +576,7 @@ impl Daemon {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.signal(name);
     }
 }
 
@@ -614,7 +606,7 @@ fn who_holds_the_lock_is_named_and_may_be_killed() {
         is_held
     })
     .unwrap();
-    let pid = daemon.0.id().to_string();
+    let pid = daemon.0.0.id().to_string();
     let refused = host.ctl(&["block", "add", "192.0.2.1", "--lock-wait", "100ms"]);
     fails(&refused, 1, &[&format!("process {pid} ("), "which is stopped", "end it"]);
     assert!(is_dropped(&host, STABLE));
@@ -622,8 +614,8 @@ fn who_holds_the_lock_is_named_and_may_be_killed() {
     let unloaded = host.ctl(&["unload", "--all", "--lock-wait", "100ms"]);
     fails(&unloaded, 4, &["flt0 no longer filtered", &format!("process {pid} (")]);
     assert!(!runs_xdp(&host, "flt0"));
-    daemon.0.kill().unwrap();
-    daemon.0.wait().unwrap();
+    daemon.0.0.kill().unwrap();
+    daemon.0.0.wait().unwrap();
     host.ctl(&["load", "flt0"]).done();
     host.ctl(&["block", "add", "192.0.2.1"]).done();
     all_is_well(&host, "without the daemon");
@@ -726,7 +718,7 @@ fn with_the_daemon_changes_go_through_it_and_without_it_they_are_made_all_the_sa
     fails(&host.ctl(&["block", "del", "192.0.2.99"]), 5, &["no block entry 192.0.2.99/32"]);
     fails(&host.ctl(&["block", "add", "0.0.0.0/0"]), 1, &["every address"]);
     // A second one is refused.
-    fails(&host.ctl(&["run"]), 1, &["another daemon runs already", &daemon.0.id().to_string()]);
+    fails(&host.ctl(&["run"]), 1, &["another daemon runs already", &daemon.0.0.id().to_string()]);
 
     // One that hangs keeps nobody waiting, and does not do later what was done without it.
     stop_without_the_lock(&host, &daemon);
@@ -740,8 +732,8 @@ fn with_the_daemon_changes_go_through_it_and_without_it_they_are_made_all_the_sa
     assert!(!is_dropped(&host, "192.0.2.4"), "the daemon did what nobody waited for");
 
     // Killed, it leaves a filter that goes on, and the next takes over.
-    daemon.0.kill().unwrap();
-    daemon.0.wait().unwrap();
+    daemon.0.0.kill().unwrap();
+    daemon.0.0.wait().unwrap();
     assert!(is_dropped(&host, "192.0.2.1") && is_dropped(&host, STABLE));
     host.ctl(&["block", "add", "192.0.2.5"]).done();
     assert_eq!(through(&host), "command");

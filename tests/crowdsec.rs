@@ -8,12 +8,12 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use filter_tests::lab::{Finished, Host, bridge, eventually, fails, join};
+use filter_tests::lab::{Finished, Host, Running, bridge, eventually, fails, join};
 use serde_json::Value;
 
 /// Where CrowdSec has all its files, on the lab's host, which nobody else sees.
@@ -30,25 +30,6 @@ fn lab() -> (Host, Host) {
     server.ctl(&["load", "flt0", "--max-ipv4", "2000", "--max-ipv6", "500"]).done();
     server.ctl(&["block", "add", "203.0.113.7", "--reason", "not CrowdSec's"]).done();
     (server, client)
-}
-
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Running {
-    /// Ends it, and waits until it has.
-    fn stop(mut self) {
-        let sent = Command::new("kill").args(["-s", "TERM", &self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// The daemon, which asks at this URL.
@@ -212,7 +193,7 @@ fn what_crowdsec_decides_is_blocked_for_as_long_as_it_says() {
     // Without the daemon it stays, and the next one takes it up; what was deleted meanwhile goes.
     lapi.cscli(&["decisions", "add", "--ip", "198.51.100.3", "--duration", "2h", "--reason", "x"]);
     until(&server, "it is blocked", || is_held(&server, "198.51.100.3/32", 7200, "x"));
-    filtering.stop();
+    filtering.end("TERM");
     assert!(is_held(&server, "2001:db8:5::/48", 3600, "http"));
     lapi.cscli(&["decisions", "delete", "--ip", "198.51.100.3"]);
     let filtering = daemon(&server, "http://127.0.0.1:8080", &key);
@@ -226,8 +207,8 @@ fn what_crowdsec_decides_is_blocked_for_as_long_as_it_says() {
     after_more(&server, "failed", 3);
     assert!(is_held(&server, "2001:db8:5::/48", 3600, "http"));
     let metrics = server.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_crowdsec_failures_total "), "{metrics}");
-    assert!(metrics.contains("filter_events_total{event=\"crowdsec_failed\"} "), "{metrics}");
+    assert!(metrics.contains("xdp_filter_crowdsec_errors_total "), "{metrics}");
+    assert!(metrics.contains("xdp_filter_events_total{event=\"crowdsec_failed\"} "), "{metrics}");
     lapi.up();
     lapi.cscli(&["decisions", "add", "--ip", "198.51.100.4", "--duration", "2h", "--reason", "x"]);
     until(&server, "it is blocked", || is_held(&server, "198.51.100.4/32", 7200, "x"));
@@ -245,7 +226,7 @@ fn what_crowdsec_decides_is_blocked_for_as_long_as_it_says() {
     assert_eq!(blocked(&server)["203.0.113.7/32"].0, "manual");
     let told = server.read(EVENTS).unwrap() + &server.ctl(&["audit", "--json"]).done().stdout;
     assert!(!told.contains(&key), "the key is told");
-    filtering.stop();
+    filtering.end("TERM");
     assert_eq!(server.ctl(&["verify"]).code, Some(0));
 }
 
@@ -425,7 +406,7 @@ fn no_answer_lets_go_of_more_than_it_names() {
     let before = proofs();
     until(&server, "proofs go on", || proofs() > before + 3);
     server.ctl(&["block", "add", "203.0.113.8"]).done();
-    filtering.stop();
+    filtering.end("TERM");
     assert!(is_blocked(&server, "192.0.2.66/32"));
     assert_eq!(server.ctl(&["verify"]).code, Some(0));
 }

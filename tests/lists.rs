@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use filter_tests::kernel_side::test_run;
-use filter_tests::lab::{Finished, Host, eventually, fails, filter_ctl_path};
+use filter_tests::lab::{Finished, Host, Running, eventually, fails, filter_ctl_path};
 use serde_json::Value;
 
 const XDP_DROP: u32 = 1;
@@ -225,8 +225,8 @@ fn what_is_no_list_changes_nothing() {
         );
     }
     let metrics = host.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 9"), "{metrics}");
-    assert!(metrics.contains("filter_list_entries{list=\"feed\"} 1000"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_errors_total{source=\"feed\"} 9"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_entries{source=\"feed\"} 1000"), "{metrics}");
 
     // Whoever means it can say so; but an empty list is never meant.
     feed.write(&addresses(0..10));
@@ -708,7 +708,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     let mut daemon = host.filter_ctl(&["run", "--hook", &hook]);
     daemon.stdout(Stdio::null()).stderr(Stdio::null());
     let daemon = host.spawn(daemon).unwrap();
-    let daemon = Ended(daemon);
+    let daemon = Running(daemon);
     server.answers("200 OK", "", &addresses(0..200));
     let url = server.url("feed");
     host.ctl(&["list", "add", "feed", "--url", &url, "--refresh", "1m"]).done();
@@ -723,7 +723,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     assert!(told("list_taken") && told("\"kind\":\"empty\""), "{:?}", fs::read_to_string(events.path()));
     assert_eq!([verdict(&host, "198.18.1.10"), verdict(&host, "198.18.0.200")], ["drop", "drop"]);
     let metrics = host.ctl(&["metrics"]).done().stdout;
-    assert!(metrics.contains("filter_list_failures_total{list=\"feed\"} 1"), "{metrics}");
+    assert!(metrics.contains("xdp_filter_source_errors_total{source=\"feed\"} 1"), "{metrics}");
 
     // What an operator rolled back does not come back by itself.
     host.ctl(&["list", "rollback", "feed"]).done();
@@ -735,7 +735,7 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
             .done()
             .stdout
             .lines()
-            .find_map(|line| line.strip_prefix("filter_proofs_total ")?.parse::<u64>().ok())
+            .find_map(|line| line.strip_prefix("xdp_filter_proofs_total ")?.parse::<u64>().ok())
     };
     let before = proofs();
     eventually("two more rounds", || proofs() >= before.map(|before| before + 2)).unwrap();
@@ -745,16 +745,6 @@ fn the_daemon_follows_a_list_and_survives_an_emptied_feed() {
     eventually("the address is left out", || verdict(&host, "198.18.0.7") == "pass").unwrap();
     all_is_well(&host);
     drop(daemon);
-}
-
-/// A process that is killed when the test ends.
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

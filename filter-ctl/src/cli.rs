@@ -14,6 +14,7 @@ use crate::kernel::pins::DEFAULT_ROOT;
 use crate::lists::format::Format;
 use crate::lists::guards::Bounds;
 use crate::lists::settings::SHORTEST_REFRESH;
+use crate::metrics::listen::Address;
 use crate::policy::Action;
 
 /// XDP flood filter: drops traffic from blocked prefixes in the network driver's hook.
@@ -115,11 +116,14 @@ code 4 if something could not be mended.")]
     #[command(after_help = "Example:
   filter-ctl show 203.0.113.0/24")]
     Show(ShowArgs),
-    /// Print figures for Prometheus: packets by interface and reason, entries, alarms, proofs.
-    #[command(after_help = "Example, for node_exporter's textfile collector:
+    /// Print figures for Prometheus, or offer them over HTTP: packets by interface and reason, entries, lists, alarms, proofs.
+    #[command(after_help = "Examples, for node_exporter's textfile collector, and for Prometheus itself:
   filter-ctl metrics > /var/lib/prometheus/node-exporter/filter.prom.new &&
-    mv /var/lib/prometheus/node-exporter/filter.prom.new /var/lib/prometheus/node-exporter/filter.prom")]
-    Metrics,
+    mv /var/lib/prometheus/node-exporter/filter.prom.new /var/lib/prometheus/node-exporter/filter.prom
+  filter-ctl metrics --listen 127.0.0.1:9743
+
+The daemon offers them as well: `filter-ctl run --metrics-listen`.")]
+    Metrics(MetricsArgs),
     /// Show who changed what, and when.
     #[command(after_help = "Example:
   filter-ctl audit --last 50 --json")]
@@ -243,6 +247,9 @@ pub struct RunArgs {
     /// Time between two questions to CrowdSec.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_question)]
     pub crowdsec_interval: Duration,
+    /// Offer figures for Prometheus at http://IP:PORT/metrics, or on the socket unix:PATH; as `metrics --listen` does.
+    #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
+    pub metrics_listen: Option<Address>,
     /// Time between two proofs that the programs work.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_proof)]
     pub proof_interval: Duration,
@@ -275,6 +282,15 @@ pub struct ShowArgs {
     /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
     #[arg(long)]
     pub mask: bool,
+}
+
+/// Arguments of `metrics`.
+#[derive(Clone, Debug, Args)]
+pub struct MetricsArgs {
+    /// Answer those who ask at http://IP:PORT/metrics, or on the socket unix:PATH, until a signal ends it. IP must be of this
+    /// host's loopback device: nobody is asked for a password.
+    #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
+    pub listen: Option<Address>,
 }
 
 /// Arguments of `audit`.

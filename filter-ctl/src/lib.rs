@@ -17,6 +17,7 @@ pub mod holds;
 pub mod host;
 pub mod kernel;
 pub mod lists;
+pub mod metrics;
 pub mod never;
 mod output;
 pub mod plan;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ impl Host {
     /// # Errors
     ///
     /// If it can't be started.
-    pub fn spawn(&self, mut command: Command) -> Result<std::process::Child> {
+    pub fn spawn(&self, mut command: Command) -> Result<Child> {
         self.run(move || command.spawn().with_context(|| format!("could not start {command:?}")))
     }
 
@@ -230,6 +230,39 @@ pub fn bridge(package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{BRIDGES_VARIABLE} is not set: run these tests with `cargo xtask test`"));
     assert!(root.is_dir(), "{} is not there: `cargo xtask setup`", root.display());
     root
+}
+
+/// A process that ends with the test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// Sends it a signal, by its name.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be sent.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} can't be sent");
+    }
+
+    /// Sends it a signal that ends it, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If that can't be.
+    pub fn end(mut self, signal: &str) {
+        self.signal(signal);
+        self.0.wait().expect("a child can be waited for");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a program printed and how it ended.

@@ -1,5 +1,6 @@
-//! The programs that filter-ctl works with, as Debian has them: fail2ban and CrowdSec. Unpacked into the user's cache and
-//! not installed, since their packages start services, and CrowdSec's registers with a server of its makers.
+//! The programs that filter-ctl works with, as Debian has them: fail2ban, CrowdSec, and Prometheus for its promtool. Unpacked
+//! into the user's cache and not installed, since their packages start services, and CrowdSec's registers with a server of its
+//! makers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use crate::command::{Run, step};
 use crate::setup;
 
 /// The packages, by the directory that each is unpacked into. What they need besides is python3, which brings SQLite.
-const PACKAGES: [&str; 2] = ["fail2ban", "crowdsec"];
+const PACKAGES: [&str; 3] = ["fail2ban", "crowdsec", "prometheus"];
 /// The variable that tells tests where they are.
 pub const VARIABLE: &str = "FILTER_BRIDGES";
 

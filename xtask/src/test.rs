@@ -65,7 +65,16 @@ impl Level {
                 ],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
-                &["--package", "filter-tests", "--test", "fail2ban", "--test", "crowdsec"],
+                &[
+                    "--package",
+                    "filter-tests",
+                    "--test",
+                    "fail2ban",
+                    "--test",
+                    "crowdsec",
+                    "--test",
+                    "metrics",
+                ],
             ],
         }
     }

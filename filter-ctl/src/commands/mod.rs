@@ -82,7 +82,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Malformed(command) => malformed::run(session, command),
         Command::Verify => verify::run(session),
         Command::Repair => repair::run(session),
-        Command::Metrics => metrics::run(session),
+        Command::Metrics(args) => metrics::run(session, args),
         Command::Audit(args) => audit::run(session, args),
         Command::Run(args) => run::run(session, args),
         Command::Completions { shell } => {

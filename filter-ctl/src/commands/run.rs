@@ -31,6 +31,7 @@ pub fn run(session: &Session, args: &RunArgs) -> Result<Exit> {
         block_group: group(&args.block_group)?,
         hooks: HookConfig { commands: args.hook.clone(), webhooks: args.webhook.clone() },
         crowdsec,
+        metrics: args.metrics_listen.clone(),
         proof_interval: args.proof_interval,
         verbose: session.global.verbose,
     })?;

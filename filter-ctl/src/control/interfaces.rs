@@ -26,6 +26,25 @@ pub struct Loading<'a> {
     pub verbose: bool,
 }
 
+/// The policy of a store without what was unloaded while that could not be written down; an empty one where it can't be
+/// read.
+pub fn policy_of(store: Option<&Store>, pins: &Pins) -> Policy {
+    let mut policy = store.and_then(|store| store.policy().ok()).unwrap_or_default();
+    pins.unloaded().unwrap_or_default().iter().for_each(|name| policy.exclude(name));
+    policy
+}
+
+/// The devices of this host that are to be filtered by a policy, with their modes.
+///
+/// # Errors
+///
+/// If netlink fails.
+pub fn wanted(policy: &Policy) -> Result<Vec<(Device, Mode)>> {
+    let devices = devices::devices()?.into_iter();
+    let may_be = devices.filter(|device| device.ifindex != filter_common::abi::LOOPBACK_IFINDEX);
+    Ok(may_be.filter_map(|device| policy.mode_of(&device.name).map(|mode| (device, mode))).collect())
+}
+
 impl Control {
     /// Filters interfaces, too, with all entries of the store in place before the first is attached. All or nothing.
     ///
@@ -89,10 +108,7 @@ impl Control {
 
     /// The policy of the store; an empty one where it can't be read.
     pub fn policy(&self) -> Policy {
-        let mut policy = self.store.as_ref().ok().and_then(|store| store.policy().ok()).unwrap_or_default();
-        // What was unloaded while that could not be written down.
-        self.filter.pins().unloaded().unwrap_or_default().iter().for_each(|name| policy.exclude(name));
-        policy
+        policy_of(self.store.as_ref().ok(), self.filter.pins())
     }
 
     fn note_sizes(&self, policy: &mut Policy) {
@@ -119,7 +135,6 @@ impl Control {
     ///
     /// If a link can't be opened or netlink fails.
     pub fn unfiltered(&self) -> Result<Vec<(Device, Mode)>> {
-        let policy = self.policy();
         let loaded = self.filter.interfaces()?;
         let is_filtered = |device: &Device| {
             loaded.iter().any(|loaded| match &loaded.state {
@@ -128,10 +143,9 @@ impl Control {
                 State::Gone => false,
             })
         };
-        let devices = devices::devices()?
-            .into_iter()
-            .filter(|device| device.ifindex != filter_common::abi::LOOPBACK_IFINDEX && !is_filtered(device));
-        Ok(devices.filter_map(|device| policy.mode_of(&device.name).map(|mode| (device, mode))).collect())
+        let mut unfiltered = wanted(&self.policy())?;
+        unfiltered.retain(|(device, _)| !is_filtered(device));
+        Ok(unfiltered)
     }
 
     /// Filters each device that is to be filtered and is not, one by one. Returns those that are now, and why others could

@@ -27,7 +27,7 @@ use anyhow::Result;
 use serde_json::json;
 
 pub use self::hits::{EntryHits, ListHits};
-pub use self::interfaces::Loading;
+pub use self::interfaces::{Loading, policy_of, wanted};
 pub use self::lists::{HoledPrefix, ListChange, ListHolding};
 pub use self::repair::{Repaired, repair};
 pub use self::restore::{Restored, restore};

@@ -1,7 +1,6 @@
 //! A command's side of the socket: hands a command to the daemon, if there is one that takes it.
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
 use crate::cli::{Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand};
 use crate::exit::Exit;
+use crate::host::sockets::connect_at_once;
 use crate::host::ssh;
 use crate::kernel::program::build;
 use crate::output::{Output, Style};
@@ -59,7 +58,9 @@ pub fn kind_of(command: &Command) -> Kind {
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
-        Command::Audit(_) | Command::History(_) | Command::Verify | Command::Metrics => Kind::Look,
+        Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
+        Command::Metrics(args) if args.listen.is_some() => Kind::Own,
+        Command::Metrics(_) => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.
         Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
         Command::Completions { .. } => Kind::Own,
@@ -182,9 +183,7 @@ fn begin(stream: &UnixStream, cli: &Cli, arguments: &[String], input: Option<Vec
 
 /// A connection to root's daemon, if there is one. Never waits for one that hangs.
 fn connected(path: &Path) -> Option<UnixStream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
-    connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    let socket = connect_at_once(path).ok()?;
     // Whoever else listens there could keep commands from being carried out.
     socket_peercred(&socket).ok().filter(|peer| peer.uid.is_root())?;
     let stream = UnixStream::from(socket);

@@ -133,6 +133,7 @@ kinds! {
     CrowdsecFailed, "crowdsec_failed", Warning, "CrowdSec's decisions can't be had or enforced; what is blocked stays until its deadline.";
     CrowdsecRecovered, "crowdsec_recovered", Info, "CrowdSec's decisions are followed again.";
     CrowdsecSkipped, "crowdsec_skipped", Warning, "A decision of CrowdSec's is not enforced: it would cut off this host, its gateway or an SSH session, or makes no sense.";
+    MetricsUnusable, "metrics_unusable", Warning, "Figures can't be offered where they were to be; that is tried again.";
     HookFailed, "hook_failed", Warning, "A hook was not told of an event. No hook is told of this.";
 }
 

@@ -153,6 +153,11 @@ impl Keeper {
         }
     }
 
+    /// What the daemon says of itself.
+    pub(super) fn state(&self) -> DaemonState {
+        self.memory().state.clone()
+    }
+
     /// Remembers how it goes with CrowdSec.
     pub(super) fn note_crowdsec(&self, state: &CrowdsecState) {
         self.memory().state.crowdsec = Some(state.clone());
@@ -284,11 +289,8 @@ impl Keeper {
             Err(error) => vec![(EventKind::Drift, format!("{error:#}"))],
         };
         self.found(found);
-        let mut memory = self.memory();
-        memory.last_proof = Instant::now();
-        let state = memory.state.clone();
-        drop(memory);
-        if let Err(error) = state.write(&self.run_directory) {
+        self.memory().last_proof = Instant::now();
+        if let Err(error) = self.state().write(&self.run_directory) {
             self.log.write(&Event::new(EventKind::HistoryUnusable, &format!("{error:#}")));
         }
     }

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod crowdsec;
 pub mod event;
+mod figures;
 mod follow;
 pub mod hooks;
 mod keeper;
@@ -35,6 +36,7 @@ use self::event::{Event, EventKind};
 use self::hooks::HookConfig;
 use self::keeper::Keeper;
 use crate::control::Place;
+use crate::metrics::listen::Address;
 
 /// Time between two samples of the history.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -63,6 +65,8 @@ pub struct Config {
     pub hooks: HookConfig,
     /// Whose decisions are followed.
     pub crowdsec: Option<CrowdsecConfig>,
+    /// Where figures are offered.
+    pub metrics: Option<Address>,
     /// Time between two proofs.
     pub proof_interval: Duration,
     /// Whether to keep all of the verifier's log.
@@ -104,6 +108,8 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     if let Some(config) = config.crowdsec.clone() {
         tokio::spawn(crowdsec::follow(Arc::clone(&keeper), config));
     }
+    let figures =
+        config.metrics.clone().map(|address| tokio::spawn(figures::offer(Arc::clone(&keeper), address)));
     notify(&[NotifyState::Ready, NotifyState::Status(&keeper.status())]);
 
     let mut proofs = interval(config.proof_interval);
@@ -156,6 +162,11 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     watch.abort();
     sampling.abort();
     refreshing.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Some(figures) = figures {
+        figures.abort();
+        // Until its socket is gone.
+        let _ = figures.await;
+    }
     // What would be connected to next is nobody.
     let _ = fs::remove_file(&config.socket);
     Ok(())

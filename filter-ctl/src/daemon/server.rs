@@ -1,9 +1,7 @@
 //! The daemon's side of the socket: who may do what, and doing it as the command would.
 
 use std::cell::RefCell;
-use std::fs::{self, Permissions};
 use std::io::{self, BufReader, Read as _, Write};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +18,7 @@ use super::client::{Kind, kind_of, named, takes_input};
 use super::protocol::{Answer, GO, LONGEST_LINE, Request, receive, send};
 use crate::cli::{Cli, definition};
 use crate::commands::Session;
+use crate::host::sockets::listen_in_place;
 use crate::host::users;
 use crate::kernel::program::build;
 use crate::output::Output;
@@ -53,16 +52,10 @@ const MOST_OUTPUT: usize = (LONGEST_LINE / 4) as usize;
 /// Listens on the socket, to which everybody may connect: who may do what is asked of the kernel, for each.
 pub fn listen(config: &Config) -> Result<UnixListener> {
     let path = &config.socket;
-    let context = || format!("could not listen on {}", path.display());
-    // What a daemon left that died: this one has the lock.
-    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        fs::remove_file(path).with_context(context)?;
-    }
-    let listener = UnixListener::bind(path).with_context(context)?;
     let is_shared = config.read_group.is_some() || config.block_group.is_some();
     let mode = if is_shared { 0o666 } else { 0o600 };
-    fs::set_permissions(path, Permissions::from_mode(mode)).with_context(context)?;
-    Ok(listener)
+    // What is there a daemon left that died: this one has the lock.
+    listen_in_place(path, mode).with_context(|| format!("could not listen on {}", path.display()))
 }
 
 /// Takes connections, for ever.

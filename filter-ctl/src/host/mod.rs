@@ -1,7 +1,8 @@
-//! What this host looks like: devices, addresses, gateways, SSH sessions. Reads, and changes nothing.
+//! What this host looks like: devices, addresses, gateways, SSH sessions. Reads, and changes nothing but sockets of its own.
 
 pub mod devices;
 pub mod network;
+pub mod sockets;
 pub mod ssh;
 pub mod users;
 

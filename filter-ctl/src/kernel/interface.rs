@@ -16,6 +16,7 @@ use filter_common::abi::{self, FRAGS_PROGRAM, INTERFACE_NAME_LENGTH, MapSpec, PR
 use rustix::io::Errno;
 
 use super::bpffs::remove_pin;
+use super::descriptors::told;
 use super::filter::Filter;
 use super::maps::Maps;
 use super::pins::Pins;
@@ -145,14 +146,11 @@ pub fn inspect_all(pins: &Pins) -> Result<Vec<Loaded>> {
 /// The index of the device to which a link that this process has open is attached; zero once the device is gone.
 /// The kernel tells it in the descriptor's fdinfo (since 5.9, as the link itself).
 fn ifindex_of_open_link(link_id: u32) -> Result<u32> {
-    let value = |text: &str, key: &str| -> Option<u32> {
-        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
-    };
     let files = fs::read_dir("/proc/self/fdinfo").context("could not list /proc/self/fdinfo")?;
     let texts = files.flatten().filter_map(|file| fs::read_to_string(file.path()).ok());
     texts
-        .filter(|text| value(text, "link_id") == Some(link_id))
-        .find_map(|text| value(&text, "ifindex"))
+        .filter(|text| told(text, "link_id") == Some(link_id))
+        .find_map(|text| told(&text, "ifindex"))
         .with_context(|| format!("the kernel does not say where link {link_id} is attached"))
 }
 

@@ -1,6 +1,8 @@
 //! Opens the pinned maps, after comparing each with what this build expects: aya trusts the object's own
 //! definitions, and a map of another size would make the kernel write past the end of a buffer.
 
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +15,7 @@ use filter_common::abi::{
 use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
 
+use super::descriptors::told;
 use super::mapped::MappedCells;
 use super::pins::{NotLoaded, Pins};
 use super::set::Set;
@@ -134,6 +137,24 @@ pub fn open_readable(set: &Set) -> Result<Table<MappedCells>> {
         check(&set.map(spec), spec, geometry)?;
     }
     Ok(Table::open(MappedCells::open(set, geometry, &READABLE)?, geometry, seeds))
+}
+
+/// Bytes of memory that each map of a set takes, by name, as the kernel tells it: `memlock` in the descriptor's fdinfo
+/// (since 4.10; what the kernel keeps beside the elements is in it since 6.3).
+///
+/// # Errors
+///
+/// If a map can't be opened, or the kernel does not tell.
+pub fn memory(set: &Set) -> Result<Vec<(&'static str, u64)>> {
+    let bytes = |spec: &MapSpec| {
+        let path = set.map(spec);
+        let context = || format!("could not read how much memory the map {} takes", path.display());
+        let map = MapData::from_pin(&path).with_context(context)?;
+        let fdinfo = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+        let bytes = told(&fs::read_to_string(fdinfo).with_context(context)?, "memlock");
+        Ok((spec.name, bytes.with_context(context)?))
+    };
+    abi::MAPS.iter().map(bytes).collect()
 }
 
 /// Sizes and seeds from the header of a set.

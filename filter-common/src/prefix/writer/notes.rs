@@ -90,6 +90,12 @@ impl<C: Cells> Table<C> {
         u16::try_from(self.header_u32(header::HIGHEST_NOTE)).unwrap_or(u16::MAX)
     }
 
+    /// How many notes are in use; there is room for one fewer than [`NOTES`], since the empty one is not counted.
+    pub fn notes_in_use(&self) -> u32 {
+        let in_use = (1..=self.highest_note().into()).filter(|note| self.uses_of(*note) != 0).count();
+        u32::try_from(in_use).unwrap_or(u32::MAX)
+    }
+
     /// How often a note is used.
     pub(super) fn uses_of(&self, note: u32) -> u64 {
         self.get(Region::Notes, note_word(note, 0)) & USES
