@@ -496,12 +496,10 @@ impl Filter {
             && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
     }
 
-    /// Finishes a change that was interrupted, an upgrade to another build's programs included, and frees the slots of
-    /// interfaces whose loading was.
+    /// Finishes a change that was interrupted, an upgrade to another build's programs included.
     fn recover(&mut self) -> Result<()> {
         self.pins.remove_gone()?;
         renew::settle(&self.set)?;
-        interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
         if self.table.is_dirty() {
             self.table.cells().map_all()?;
             self.table.recover(&Monotonic)?;

@@ -3,6 +3,7 @@
 mod bpf;
 mod bpffs;
 pub mod builds;
+pub mod counted;
 pub mod descriptors;
 pub mod explain;
 pub mod filter;
