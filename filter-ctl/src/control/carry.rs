@@ -75,14 +75,16 @@ impl Control {
 
     /// Gives tables that were made anew, and by which nothing is filtered yet, what their entries had counted.
     pub(super) fn credit_entries(&mut self) -> Result<()> {
-        let is_new = self.filter.table().stored().store == 0 && self.filter.pins().loaded_interfaces()?.is_empty();
+        let is_new =
+            self.filter.table().stored().store == 0 && self.filter.pins().loaded_interfaces()?.is_empty();
         let Ok(store) = &self.store else { return Ok(()) };
         if !is_new {
             return Ok(());
         }
         let filter = &mut self.filter;
         if let Err(error) = store.each_carried_entry(|key, counter| filter.credit_entry(&key, counter)) {
-            self.warnings.push(format!("what entries had counted can't be told, and they begin at zero: {error:#}"));
+            self.warnings
+                .push(format!("what entries had counted can't be told, and they begin at zero: {error:#}"));
         }
         Ok(())
     }

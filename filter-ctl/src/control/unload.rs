@@ -95,7 +95,8 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
             place.pins.note_unloaded(&all)?;
         }
         let uncounted = &mut unloading.uncounted;
-        let on_detached = || *uncounted = carry(&place.pins, &mut store).err().map(|error| format!("{error:#}"));
+        let on_detached =
+            || *uncounted = carry(&place.pins, &mut store).err().map(|error| format!("{error:#}"));
         unloading.unloaded = loading::unload(&place.pins, lock, &pinned, on_detached)?;
         if !unloading.unloaded.everything
             && let Ok(control) = Control::open_locked(place, lock, author.clone())

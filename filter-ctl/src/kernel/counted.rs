@@ -1,18 +1,22 @@
 //! What the filter has counted: all of it, to be written down before the maps go, and given back to maps that were made anew.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use filter_common::abi::{self, COUNTERS, Counter, TEST_SLOT, counter_index};
+use filter_common::prefix;
 use filter_common::{Reason, Verdict};
 
 use super::builds;
-use super::filter::Filter;
+use super::filter::{Filter, Notes};
 use super::interface::{self, padded, slot_name};
 use super::maps::{self, Maps};
 use super::pins::Pins;
 use crate::host::monotonic_now_s;
-use crate::policy::Key;
-use crate::stats::InterfaceCounts;
+use crate::policy::{Entry, Key};
+use crate::stats::{EntryCount, EntryCounts, InterfaceCounts};
 
 /// All that was counted.
 #[derive(Debug)]
@@ -46,7 +50,75 @@ pub fn counted(pins: &Pins) -> Result<Counted> {
     Ok(Counted { interfaces, store: table.stored().store, entries })
 }
 
+/// Entries and what they have counted, read at once and told one by one: so the lock is held only for the reading, and a
+/// million entries are never all in memory as they are told.
+#[derive(Debug)]
+pub struct CountedEntries {
+    tables: u64,
+    entries: Vec<(prefix::Entry, EntryCount)>,
+    notes: Notes,
+}
+
+impl CountedEntries {
+    /// What those have counted that have counted anything.
+    pub fn counts(&self) -> EntryCounts {
+        let counted = self.entries.iter().map(|(_, count)| *count);
+        let mut by_id: Vec<_> = counted.filter(|count| count.counter.packets > 0).collect();
+        by_id.sort_unstable_by_key(|count| count.id);
+        EntryCounts { tables: self.tables, by_id }
+    }
+
+    /// Leaves the `most` that decided most packets, most first.
+    pub fn keep_top(&mut self, most: usize) {
+        self.entries.retain(|(_, count)| count.counter.packets > 0);
+        self.entries.sort_unstable_by_key(|(entry, count)| (Reverse(count.counter.packets), entry.key));
+        self.entries.truncate(most);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Each entry with its count.
+    ///
+    /// # Errors
+    ///
+    /// If an entry was not written by this program.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Entry, EntryCount)>> {
+        self.entries.iter().map(|(entry, count)| Ok((self.notes.told(count.id, entry)?, *count)))
+    }
+}
+
 impl Filter {
+    /// Entries, but for those for proofs, and what each has counted since it was made, over all CPUs; only those that have
+    /// counted something, unless `all` are asked for.
+    ///
+    /// # Errors
+    ///
+    /// If an entry was not written by this program, or there is no memory.
+    pub fn counted_entries(&self, all: bool) -> Result<CountedEntries> {
+        self.map_for(self.len())?;
+        let canaries: HashSet<u16> =
+            (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect();
+        let mut notes = Notes::default();
+        let mut entries = Vec::with_capacity(if all { self.len() } else { 0 });
+        for (id, entry) in self.table.entries() {
+            let counter = self.table.counted(id, &entry);
+            if (all || counter.packets > 0) && !canaries.contains(&entry.note) {
+                notes.read(&self.table, id, entry.note)?;
+                entries.push((entry, EntryCount { id, created_s: entry.created_s, counter }));
+            }
+        }
+        let tables = self.table.shape().seeds.0[0];
+        Ok(CountedEntries { tables, entries, notes })
+    }
+
     /// Names of interfaces that have a slot and no link: they were unloaded, or a load died.
     ///
     /// # Errors
@@ -79,9 +151,9 @@ impl Filter {
     ///
     /// If no slot is free, or the kernel refuses.
     pub fn credit_interface(&mut self, name: &str, counts: &[(Reason, Verdict, Counter)]) -> Result<()> {
-        let free = (0..).zip(self.maps.interfaces()?).find(|(slot, interface)| {
-            *slot != TEST_SLOT && *interface == abi::Interface::default()
-        });
+        let free = (0..)
+            .zip(self.maps.interfaces()?)
+            .find(|(slot, interface)| *slot != TEST_SLOT && *interface == abi::Interface::default());
         let Some((slot, _)) = free else { bail!("all slots of interfaces are taken") };
         let context = || format!("could not give {name} what it had counted");
         let path = self.pins().map(&COUNTERS);

@@ -99,8 +99,7 @@ pub fn load(filter: &mut Filter, targets: &[(Device, Mode)], verbose: bool) -> R
     })();
     if let Err(error) = attached {
         let pins = filter.pins().clone();
-        let undone =
-            loaded.iter().rev().try_for_each(|name| interface::detach(&pins, name));
+        let undone = loaded.iter().rev().try_for_each(|name| interface::detach(&pins, name));
         return Err(match undone {
             Ok(()) => error,
             Err(undo) => PartlyApplied::after(&error, &undo).into(),
@@ -228,12 +227,7 @@ pub struct Unloaded {
 /// # Errors
 ///
 /// [`PartlyApplied`] if only some could be unloaded.
-pub fn unload(
-    pins: &Pins,
-    _lock: &Lock,
-    names: &[String],
-    on_detached: impl FnOnce(),
-) -> Result<Unloaded> {
+pub fn unload(pins: &Pins, _lock: &Lock, names: &[String], on_detached: impl FnOnce()) -> Result<Unloaded> {
     let pins = &builds::in_force(pins)?;
     let present = pins.loaded_interfaces()?;
     let entries = count_entries(pins);

@@ -73,7 +73,8 @@ impl Store {
             transaction.execute("DELETE FROM carried_entries", [])?;
             let mut insert = transaction.prepare("INSERT INTO carried_entries (bytes) VALUES (?1)")?;
             for block in entries.chunks(BLOCK) {
-                let small = zstd::bulk::compress(&to_bytes(block), LEVEL).context("could not compress counts")?;
+                let small =
+                    zstd::bulk::compress(&to_bytes(block), LEVEL).context("could not compress counts")?;
                 insert.execute([small])?;
             }
         }
@@ -87,8 +88,7 @@ impl Store {
     /// If it can't be read.
     pub fn carried(&self, interface: &str) -> Result<Option<Vec<(Reason, Verdict, Counter)>>> {
         let find = "SELECT counts FROM carried WHERE interface = ?1";
-        let document: Option<String> =
-            self.db.query_row(find, [interface], |row| row.get(0)).optional()?;
+        let document: Option<String> = self.db.query_row(find, [interface], |row| row.get(0)).optional()?;
         let Some(document) = document.filter(|document| document.len() <= LONGEST) else { return Ok(None) };
         let counted: Vec<Counted> = serde_json::from_str(&document)
             .map_err(|error| Damaged(format!("what {interface} had counted: {error}")))?;
