@@ -32,9 +32,10 @@ impl Span {
         })
     }
 
-    /// The shortest time that is told as this span: the daemon's seconds are some milliseconds longer or shorter.
+    /// The shortest time that is told as this span: the daemon's seconds are some microseconds longer or shorter.
     pub(super) fn shortest(self) -> Duration {
-        self.length() * 19 / 20
+        const JITTER: Duration = Duration::from_millis(50);
+        self.length() - JITTER
     }
 
     /// Whether what was measured over this time may be told as measured over the span.
