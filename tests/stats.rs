@@ -179,7 +179,7 @@ fn no_figure_ever_gets_smaller() {
     // So that it takes the flood also while it is not filtered.
     server.sh("ethtool", ["-K", "flt0", "gro", "on"]).unwrap();
     let mut before = All::new();
-    for round in 0..3 {
+    for round in 0..2 {
         let steps: [&[&str]; 8] = [
             &["unload", "flt0"],
             &["load", "flt0"],
@@ -274,13 +274,13 @@ fn unloads_and_loads_may_be_killed_at_every_step_and_no_figure_is_lost_or_counte
     let mut killed = 0;
     for arguments in [&["unload", "flt0"][..], &["unload", "--all"], &["load", "flt0", "flt1"]] {
         for (call, step) in [
-            ("pwrite64", 1),
+            ("pwrite64", 3),
             ("fdatasync", 1),
             ("ftruncate", 1),
-            ("unlink", 1),
+            ("unlink", 3),
             ("rmdir", 1),
             ("rename", 1),
-            ("bpf", 41),
+            ("bpf", 83),
         ] {
             for position in (1..).step_by(step) {
                 let when = format!("{arguments:?}, {call} {position}");
@@ -306,7 +306,7 @@ fn unloads_and_loads_may_be_killed_at_every_step_and_no_figure_is_lost_or_counte
             }
         }
     }
-    assert!(killed > 60, "only {killed} commands were killed");
+    assert!(killed > 30, "only {killed} commands were killed");
 }
 
 #[test]

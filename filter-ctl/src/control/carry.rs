@@ -97,20 +97,21 @@ impl Control {
         }
         let unpinned = self.filter.unpinned_interfaces()?;
         let loaded = self.filter.pins().loaded_interfaces()?;
-        let Ok(store) = &mut self.store else { return Ok(()) };
-        let settled = (|| {
-            if !unpinned.is_empty() {
-                let mut counts = self.filter.maps().interface_counts()?;
-                counts.retain(|interface| unpinned.contains(&interface.name));
-                store.carry(&counts, None)?;
-                self.filter.release_slots(&unpinned)?;
-            }
-            let is_of_store = self.filter.table().stored().store == store.state().store;
-            store.forget_carried(&loaded, !loaded.is_empty() && is_of_store)
-        })();
-        if let Err(error) = settled {
-            self.stop_writing(&error);
+        let mut counts = Vec::new();
+        if !unpinned.is_empty() {
+            counts = self.filter.maps().interface_counts()?;
+            counts.retain(|interface| unpinned.contains(&interface.name));
         }
-        Ok(())
+        let Ok(store) = &mut self.store else { return Ok(()) };
+        let is_of_store = self.filter.table().stored().store == store.state().store;
+        let carried = if counts.is_empty() { Ok(()) } else { store.carry(&counts, None) };
+        let settled = carried.and_then(|()| store.forget_carried(&loaded, !loaded.is_empty() && is_of_store));
+        match settled {
+            Ok(()) => self.filter.release_slots(&unpinned),
+            Err(error) => {
+                self.stop_writing(&error);
+                Ok(())
+            }
+        }
     }
 }
