@@ -165,7 +165,12 @@ must be memory for both. Where it fails, the other build's filter goes on.")]
   filter-ctl stats                       totals, and rates over one second
   filter-ctl stats --watch               again every second, until Ctrl-C
   filter-ctl stats --over 0s --json      totals at once, as JSON
-  filter-ctl stats --watch 10 --json     a line of JSON every ten seconds")]
+  filter-ctl stats --watch 10 --json     a line of JSON every ten seconds
+  filter-ctl stats --all --json          every entry, also those that decided nothing
+
+Rates are over 1 second, 10 seconds and 1 minute. With --watch all are there after a minute; a single call
+measures one second, and takes the others of interfaces from what the daemon recorded. `-`, and null in JSON,
+is what is not known.")]
     Stats(StatsArgs),
     /// Show what was passed and dropped over the last minutes, hours or days, as the daemon recorded it.
     #[command(after_help = "Examples:
@@ -655,6 +660,12 @@ pub struct StatsArgs {
     /// Entries to show, those with most packets first.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
+    /// Show every entry, in their order, also those that decided nothing.
+    #[arg(long, conflicts_with = "top")]
+    pub all: bool,
+    /// Print totals for Prometheus, as `metrics` does.
+    #[arg(long, conflicts_with_all = ["json", "watch", "over", "top", "all"])]
+    pub prometheus: bool,
 }
 
 /// Arguments of `history`.

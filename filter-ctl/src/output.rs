@@ -1,7 +1,7 @@
 //! What people and programs read: JSON with a schema number, aligned tables, entries and figures in words.
 
 use std::cell::RefCell;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -16,6 +16,9 @@ use crate::policy::{Action, Deadline, Entry, Prefix};
 
 /// Version of all JSON output. Fields may be added under the same number; none changes its meaning or goes.
 const SCHEMA: u32 = 1;
+
+/// Bytes of a stream that are written at once: a pipe takes as many.
+const STREAM_BYTES: usize = 1 << 16;
 
 #[derive(Serialize)]
 struct Document<T> {
@@ -75,13 +78,19 @@ impl Output {
         self.line(&text)
     }
 
-    /// Prints a JSON document as one line, for streams of them.
+    /// Prints a JSON document as one line, for streams of them. It is written piece by piece: it may be larger than
+    /// what should be in memory.
     ///
     /// # Errors
     ///
-    /// If standard output can't be written.
+    /// If standard output can't be written, or the content has no form in JSON.
     pub fn json_line(&self, content: impl Serialize) -> Result<()> {
-        self.line(&json_text(content)?)
+        let mut out = self.out.borrow_mut();
+        let mut out = BufWriter::with_capacity(STREAM_BYTES, &mut *out);
+        serde_json::to_writer(&mut out, &Document { schema: SCHEMA, content }).map_err(|error| {
+            if error.is_io() { NotPrinted(error.into()).into() } else { anyhow::Error::new(error) }
+        })?;
+        Ok(out.write_all(b"\n").and_then(|()| out.flush()).map_err(NotPrinted)?)
     }
 
     /// Prints a line, without control characters. Unlike `println!` it doesn't panic when the reader is gone.
@@ -204,12 +213,17 @@ pub fn foreign(text: &str) -> Cell {
 
 /// A verdict, action or state, coloured on a terminal by whether it stops traffic.
 pub fn coloured(word: &str) -> Cell {
+    coloured_as(word, word)
+}
+
+/// Text in the colour of a verdict, action or state.
+pub fn coloured_as(word: &str, text: &str) -> Cell {
     let colour = match word {
         "drop" | "block" | "gone" | "elsewhere" | "stale" => Color::Red,
         "pass" | "allow" | "attached" => Color::Green,
-        _ => return Cell::new(word),
+        _ => return foreign(text),
     };
-    Cell::new(word).fg(colour)
+    foreign(text).fg(colour)
 }
 
 /// A number with its thousands apart: `12,345,678`.
@@ -223,6 +237,12 @@ pub fn grouped(number: u64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// A number with its thousands apart where that fits in this many columns; otherwise as [`short`] has it.
+pub fn fitting(number: u64, columns: usize) -> String {
+    let whole = grouped(number);
+    if whole.len() <= columns { whole } else { short(number) }
 }
 
 /// A number in three digits and a decimal prefix: `294`, `1.23k`, `45.6M`.

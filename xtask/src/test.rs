@@ -63,7 +63,7 @@ impl Level {
                     "--test",
                     "lists",
                 ],
-                &["--package", "filter-tests", "--test", "lifecycle"],
+                &["--package", "filter-tests", "--test", "lifecycle", "--test", "stats"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
                 &[
                     "--package",

@@ -90,7 +90,7 @@ fn series(step: &Step, count: &Count) -> SeriesView {
 
 /// The time between two steps that neither covers. Less than half a step is no gap: clocks are set by so much, and
 /// the times here are whole seconds.
-fn gap_s(before: &Step, step: &Step, resolution: Resolution) -> Option<u32> {
+pub(super) fn gap_s(before: &Step, step: &Step, resolution: Resolution) -> Option<u32> {
     let covered = i64::try_from(step.interval.as_secs()).ok()?;
     let gap = step.wall_s.checked_sub(before.wall_s)?.checked_sub(covered)?;
     u32::try_from(gap).ok().filter(|gap| *gap > 1 + resolution.seconds() / 2)

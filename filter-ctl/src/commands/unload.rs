@@ -29,6 +29,10 @@ pub fn run(session: &Session, args: &UnloadArgs) -> Result<Exit> {
     let warning = unloading.undurable.map(|unusable| {
         format!("{unusable}; it still says that these are to be filtered, and so they are after a reboot")
     });
+    let uncounted = unloading.uncounted.map(|why| {
+        format!("what was counted could not be kept, and begins at zero when it is loaded again: {why}")
+    });
+    let are_counts_kept = uncounted.is_none();
     let exit = if warning.is_some() { Exit::Partly } else { Exit::Done };
     let report = Report {
         interfaces: unloaded.interfaces,
@@ -36,7 +40,7 @@ pub fn run(session: &Session, args: &UnloadArgs) -> Result<Exit> {
         everything_removed: unloaded.everything,
         entries_removed: if warning.is_some() { unloaded.entries } else { 0 },
         entries_kept: unloading.kept,
-        warnings: warning.into_iter().collect(),
+        warnings: warning.into_iter().chain(uncounted).collect(),
     };
     let told = || {
         if session.global.json {
@@ -50,17 +54,19 @@ pub fn run(session: &Session, args: &UnloadArgs) -> Result<Exit> {
             session.out.line(&format!("{name}: no longer to be filtered"))?;
         }
         if report.everything_removed {
-            let kept = match (report.entries_kept, report.entries_removed) {
-                (0, 0) => "all counters were removed".into(),
+            let counts = if are_counts_kept { "what was counted" } else { "no counts" };
+            let kept = output::counted(report.entries_kept, "entry", "entries");
+            session.out.line(&match (report.entries_kept, report.entries_removed) {
+                (0, 0) => format!("nothing is filtered any more; the store keeps {counts}"),
                 (0, removed) => {
-                    format!("{} and all counters were removed", output::counted(removed, "entry", "entries"))
+                    let removed = output::counted(removed, "entry", "entries");
+                    format!("nothing is filtered any more; {removed} and all counters were removed")
                 }
-                (kept, _) => format!(
-                    "all counters were removed; the store keeps {}, and `filter-ctl load IFACE` enforces them again",
-                    output::counted(kept, "entry", "entries")
+                _ => format!(
+                    "nothing is filtered any more; the store keeps {kept} and {counts}, and `filter-ctl load IFACE` enforces \
+                     them again"
                 ),
-            };
-            session.out.line(&format!("nothing is filtered any more; {kept}"))?;
+            })?;
         }
         Ok(())
     };

@@ -23,6 +23,8 @@ pub struct ListHits {
     pub bytes: u64,
     /// Packets from addresses that nobody else holds: what would not have been dropped, or passed, without this list.
     pub packets_alone: u64,
+    /// Bytes of these.
+    pub bytes_alone: u64,
     /// The entries with most packets, the busiest first.
     pub top: Vec<EntryHits>,
 }
@@ -105,6 +107,7 @@ fn count(hits: &mut [Hits], key: Key, holders: u64, counter: Counter, top: usize
         hits.bytes = hits.bytes.saturating_add(bytes);
         if holders == 1 << place {
             hits.alone = hits.alone.saturating_add(packets);
+            hits.bytes_alone = hits.bytes_alone.saturating_add(bytes);
         }
         hits.top.push(Reverse(EntryHits { packets, bytes, prefix: key.prefix }));
         if hits.top.len() > top {
@@ -118,6 +121,7 @@ struct Hits {
     packets: u64,
     bytes: u64,
     alone: u64,
+    bytes_alone: u64,
     top: BinaryHeap<Reverse<EntryHits>>,
 }
 
@@ -129,6 +133,7 @@ impl Hits {
             packets: self.packets.saturating_add(packets),
             bytes: self.bytes.saturating_add(bytes),
             packets_alone: self.alone,
+            bytes_alone: self.bytes_alone,
             top,
         }
     }

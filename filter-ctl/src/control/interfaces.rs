@@ -5,12 +5,13 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::json;
 
+use super::carry::carry;
 use super::{Author, Control, Place};
 use crate::host::devices::{self, Device, Mode};
+use crate::kernel::Lock;
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::interface::State;
 use crate::kernel::loading::{self, LoadOutcome, Sizes};
-use crate::kernel::{Lock, Pins};
 use crate::store::{Policy, Store};
 
 /// What to load, and how.
@@ -64,7 +65,7 @@ impl Control {
                 Ok((control, outcomes))
             },
         );
-        loaded.map_err(|error| match undo_create(&place.pins, was_loaded, is_kept) {
+        loaded.map_err(|error| match undo_create(place, was_loaded, is_kept) {
             Ok(()) => error,
             Err(undo) => PartlyApplied::after(&error, &undo).into(),
         })
@@ -97,7 +98,7 @@ impl Control {
             self.write_policy(&policy, &record);
         }
         self.filter.pins().forget_unloaded(loading.names)?;
-        let loaded = loading::load(&mut self.filter, targets, loading.verbose);
+        let loaded = self.attach(targets, loading.verbose);
         if loaded.is_err() && policy != before {
             let refused = self.author.tidying("refused, taken back").record(record.change);
             self.write_policy(&before, &refused);
@@ -157,7 +158,7 @@ impl Control {
     pub fn filter_missing(&mut self, verbose: bool) -> Result<(Vec<LoadOutcome>, Vec<String>)> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for target in self.unfiltered()? {
-            match loading::load(&mut self.filter, &[target], verbose) {
+            match self.attach(&[target], verbose) {
                 Ok(outcomes) => done.extend(outcomes),
                 Err(error) => failures.push(format!("{error:#}")),
             }
@@ -210,6 +211,12 @@ impl Control {
 }
 
 /// Takes back what a load that failed has made, unless something was filtered before, or entries lie there and nowhere else.
-fn undo_create(pins: &Pins, was_loaded: bool, is_kept: bool) -> Result<()> {
-    if was_loaded || (!is_kept && loading::count_entries(pins) > 0) { Ok(()) } else { pins.remove() }
+fn undo_create(place: &Place, was_loaded: bool, is_kept: bool) -> Result<()> {
+    let pins = &place.pins;
+    if was_loaded || (!is_kept && loading::count_entries(pins) > 0) {
+        return Ok(());
+    }
+    // Tables that an unload left which died have counts that are nowhere else. What was not even made has none.
+    let _ = carry(pins, &mut Store::open(&place.state));
+    pins.remove()
 }

@@ -9,6 +9,7 @@
 //! - They know nothing of any store (made anew, or taken over from another build): both get what either has.
 //! - They agree, and the sums of what they hold differ: somebody else wrote there. That is told, and `repair` mends it.
 
+mod carry;
 mod change;
 mod hits;
 mod interfaces;
@@ -107,6 +108,7 @@ impl Control {
         let unwritable = store.as_ref().ok().and_then(Store::unwritable);
         let mut control = Self { filter, store, unwritable, author, warnings: Vec::new(), drift: None };
         control.reconcile()?;
+        control.settle_counts()?;
         control.write_unloaded()?;
         Ok(control)
     }

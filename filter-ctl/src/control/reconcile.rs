@@ -87,6 +87,13 @@ impl Control {
     ///
     /// If the store can't be read, or the kernel refuses.
     pub fn push(&mut self) -> Result<()> {
+        self.bring_to_store()?;
+        self.mark();
+        Ok(())
+    }
+
+    /// As [`Control::push`], without the mark.
+    fn bring_to_store(&mut self) -> Result<()> {
         let Ok(store) = &self.store else { return Ok(()) };
         let wanted = store.wanted()?;
         let policy = store.policy()?;
@@ -102,7 +109,6 @@ impl Control {
         self.filter.tolerate(&pass, true)?;
         self.filter.tolerate(&drop, false)?;
         self.drift = None;
-        self.mark();
         Ok(())
     }
 
@@ -144,8 +150,11 @@ impl Control {
         if !draft.is_empty() || policy != self.policy() {
             self.write_down(&draft.intent(&Intent { policy: Some(&policy), ..Intent::of(&record) }));
         }
+        self.bring_to_store()?;
+        self.credit_entries()?;
         // Only then are the tables marked: whoever dies before leaves them as they were, and this is done again.
-        self.push()
+        self.mark();
+        Ok(())
     }
 
     /// What the store has beside rows; nothing where it can't be read.

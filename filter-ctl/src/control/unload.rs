@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use serde_json::json;
 
+use super::carry::carry;
 use super::{Author, Control, Place};
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::interface;
@@ -24,6 +25,8 @@ pub struct Unloading {
     pub kept: usize,
     /// Why the store could not be told: it still says that they are to be filtered.
     pub undurable: Option<String>,
+    /// Why what was counted could not be written down, and is lost.
+    pub uncounted: Option<String>,
 }
 
 /// Stops filtering the named interfaces, or all, and writes down that they are not to be.
@@ -91,7 +94,10 @@ pub fn unload(place: &Place, author: &Author, names: Option<&[String]>) -> Resul
             let all = pinned.iter().chain(&unloading.forgotten).cloned().collect::<Vec<_>>();
             place.pins.note_unloaded(&all)?;
         }
-        unloading.unloaded = loading::unload(&place.pins, lock, &pinned)?;
+        let uncounted = &mut unloading.uncounted;
+        let on_detached =
+            || *uncounted = carry(&place.pins, &mut store).err().map(|error| format!("{error:#}"));
+        unloading.unloaded = loading::unload(&place.pins, lock, &pinned, on_detached)?;
         if !unloading.unloaded.everything
             && let Ok(control) = Control::open_locked(place, lock, author.clone())
         {
@@ -109,7 +115,7 @@ fn unload_without_the_lock(place: &Place, names: Option<&[String]>, error: anyho
             None => place.pins.loaded_interfaces()?,
             Some(names) => loading::pinned_names(&place.pins, names)?,
         };
-        pinned.iter().try_for_each(|name| interface::detach(&place.pins, None, name))?;
+        pinned.iter().try_for_each(|name| interface::detach(&place.pins, name))?;
         Ok::<_, anyhow::Error>(pinned)
     })();
     match detached {

@@ -236,7 +236,7 @@ impl Filter {
         self.table.entry(id).is_some_and(|entry| self.is_canary_note(entry.note))
     }
 
-    fn is_canary_note(&self, note: u16) -> bool {
+    pub(super) fn is_canary_note(&self, note: u16) -> bool {
         self.table.note(note).0 == Owner::CANARY
     }
 
@@ -250,7 +250,7 @@ impl Filter {
     }
 
     /// Prepares for work on this many entries.
-    fn map_for(&self, entries: usize) -> Result<()> {
+    pub(super) fn map_for(&self, entries: usize) -> Result<()> {
         if entries > MANY { self.table.cells().map_all() } else { Ok(()) }
     }
 
@@ -286,21 +286,6 @@ impl Filter {
     /// What the entry with this key has counted since it was made, over all CPUs; nothing where there is none.
     pub fn counted_with(&self, key: &Key) -> Counter {
         self.table.lookup(&key.to_table()).map_or_else(Counter::default, |id| self.counted_of(id))
-    }
-
-    /// What each entry has counted since it was made, over all CPUs.
-    ///
-    /// # Errors
-    ///
-    /// As [`Filter::entries`].
-    pub fn counted(&self) -> Result<Vec<(u32, Entry, Counter)>> {
-        self.map_for(self.len())?;
-        let mut notes = Notes::default();
-        let counted = self.table.entries().map(|(id, entry)| {
-            let counter = self.table.counted(id, &entry);
-            Ok((id, notes.entry(&self.table, id, &entry)?, counter))
-        });
-        counted.collect()
     }
 
     /// What each entry has counted since it was made, by key and in the order of keys: without what else is known of it.
@@ -496,12 +481,10 @@ impl Filter {
             && seen.is_some_and(|seen| seen.entry != NO_ENTRY && seen.until_s >= entry.until.0)
     }
 
-    /// Finishes a change that was interrupted, an upgrade to another build's programs included, and frees the slots of
-    /// interfaces whose loading was.
+    /// Finishes a change that was interrupted, an upgrade to another build's programs included.
     fn recover(&mut self) -> Result<()> {
         self.pins.remove_gone()?;
         renew::settle(&self.set)?;
-        interface::release_unpinned_slots(&self.pins, &mut self.maps)?;
         if self.table.is_dirty() {
             self.table.cells().map_all()?;
             self.table.recover(&Monotonic)?;
@@ -554,24 +537,32 @@ fn foreign(id: u32) -> String {
 }
 
 /// Texts of notes that were read.
-#[derive(Default)]
-struct Notes(HashMap<u16, (Owner, ReasonText)>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notes(HashMap<u16, (Owner, ReasonText)>);
 
 impl Notes {
-    /// An entry of the table, with its texts.
-    fn entry(&mut self, table: &Table<MappedCells>, id: u32, entry: &prefix::Entry) -> Result<Entry> {
-        let (owner, reason) = match self.0.get(&entry.note) {
-            Some(said) => said.clone(),
-            None => {
-                let (owner, reason) = table.note(entry.note);
-                let owner = Owner::parse(&owner).ok().with_context(|| foreign(id))?;
-                let reason = ReasonText::parse(&reason).ok().with_context(|| foreign(id))?;
-                self.0.insert(entry.note, (owner.clone(), reason.clone()));
-                (owner, reason)
-            }
-        };
+    /// Reads the texts of a note, unless they were read before.
+    pub(super) fn read(&mut self, table: &Table<MappedCells>, id: u32, note: u16) -> Result<()> {
+        if !self.0.contains_key(&note) {
+            let (owner, reason) = table.note(note);
+            let owner = Owner::parse(&owner).ok().with_context(|| foreign(id))?;
+            let reason = ReasonText::parse(&reason).ok().with_context(|| foreign(id))?;
+            self.0.insert(note, (owner, reason));
+        }
+        Ok(())
+    }
+
+    /// An entry of which the texts were read.
+    pub(super) fn told(&self, id: u32, entry: &prefix::Entry) -> Result<Entry> {
+        let (owner, reason) = self.0.get(&entry.note).cloned().with_context(|| foreign(id))?;
         let key = Key::from_table(&entry.key).with_context(|| foreign(id))?;
         Ok(Entry { key, until: Deadline(entry.until_s), created_s: entry.created_s.into(), owner, reason })
+    }
+
+    /// An entry of the table, with its texts.
+    fn entry(&mut self, table: &Table<MappedCells>, id: u32, entry: &prefix::Entry) -> Result<Entry> {
+        self.read(table, id, entry.note)?;
+        self.told(id, entry)
     }
 }
 

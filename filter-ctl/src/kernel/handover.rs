@@ -28,7 +28,7 @@ use crate::host::Monotonic;
 
 /// How long a program may still be running after another took its place behind the link. It takes microseconds; this
 /// also covers a virtual CPU that is not scheduled meanwhile.
-const RUN_OUT: Duration = Duration::from_millis(200);
+pub(super) const RUN_OUT: Duration = Duration::from_millis(200);
 
 /// Tables, and what their entries are to be read from.
 #[derive(Clone, Copy)]

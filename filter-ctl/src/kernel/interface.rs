@@ -193,7 +193,7 @@ pub(super) fn switch_to(pins: &Pins, interface: &str, program: &Path) -> Result<
 ///
 /// A [`Refusal`] where the kernel or the driver said no; then everything is as it was.
 pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verbose: bool) -> Result<()> {
-    let (slot, before) = find_slot(&mut filter.maps, &device.name)?;
+    let (slot, before) = find_slot(filter, &device.name)?;
     let Filter { set, table, maps, .. } = filter;
     let pins = &set.pins().clone();
     let program = Program { set, geometry: table.geometry(), shape: table.shape(), slot, verbose };
@@ -239,7 +239,7 @@ pub fn attach(filter: &mut Filter, device: &Device, mode: Mode, now_s: u32, verb
 ///
 /// If the kernel refuses; then that one runs on.
 pub fn renew(filter: &mut Filter, name: &str, ifindex: u32, verbose: bool) -> Result<()> {
-    let (slot, _) = find_slot(&mut filter.maps, name)?;
+    let (slot, _) = find_slot(filter, name)?;
     let taken = abi::Interface { name: padded(name)?, ifindex, loaded_s: monotonic_now_s() };
     filter.maps.set_interface(slot, &taken)?;
     let Filter { set, table, .. } = filter;
@@ -305,12 +305,12 @@ fn verify(pins: &Pins, device: &Device, mode: Mode, program_id: u32) -> Result<(
     Ok(())
 }
 
-/// Detaches and forgets the interface that was loaded as `name`.
+/// Detaches the interface that was loaded as `name`. What it counted stays in its slot, until that is released.
 ///
 /// # Errors
 ///
 /// If a pin can't be removed, or the device still runs the program.
-pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
+pub fn detach(pins: &Pins, name: &str) -> Result<()> {
     let (_, info) = open_link(pins, name)?;
     unpin_link(&pins.link(name))?;
     if let Some(device) = devices::devices()?.iter().find(|device| device.runs(info.program_id())) {
@@ -319,7 +319,7 @@ pub fn detach(pins: &Pins, maps: Option<&mut Maps>, name: &str) -> Result<()> {
     if let Some(set) = pins.set()? {
         remove_pin(&set.program(name))?;
     }
-    maps.map_or(Ok(()), |maps| release_slot(maps, name))
+    Ok(())
 }
 
 /// The interface slot that `name` counts in.
@@ -342,48 +342,35 @@ pub(super) fn counted_slot(maps: &Maps, name: &str) -> Result<u32> {
     slot_of(maps, name)?.with_context(|| format!("{name} has a program and no counters"))
 }
 
-/// Finds a slot for `name`, and what it holds: the one it had, with its counts, or a free one, zeroed.
-fn find_slot(maps: &mut Maps, name: &str) -> Result<(u32, abi::Interface)> {
-    let slots = maps.interfaces()?;
+/// Finds a slot for `name`, and what it holds: the one it had, with its counts, or a free one, zeroed. Where none is free, that
+/// of an interface that was unloaded while what it counted could not be written down.
+fn find_slot(filter: &mut Filter, name: &str) -> Result<(u32, abi::Interface)> {
+    let slots = filter.maps.interfaces()?;
     let had = padded(name)?;
     let numbered = || (0..).zip(slots.iter().copied());
     if let Some(slot) = numbered().find(|(_, interface)| interface.name == had) {
         return Ok(slot);
     }
-    let free =
-        numbered().find(|(slot, interface)| *slot != TEST_SLOT && *interface == abi::Interface::default());
+    let of_others = || numbered().filter(|(slot, _)| *slot != TEST_SLOT);
+    let mut free = of_others().find(|(_, interface)| *interface == abi::Interface::default());
+    if free.is_none() {
+        let unpinned = filter.unpinned_interfaces()?;
+        free = of_others().find(|(_, slot)| slot_name(slot).is_some_and(|name| unpinned.contains(&name)));
+    }
     let Some((slot, interface)) = free else {
         bail!(
             "{name}: all {} interface slots are taken; unload another interface first",
             abi::INTERFACE_SLOTS - 1
         );
     };
-    maps.zero_interface(slot)?;
+    filter.maps.zero_interface(slot)?;
     Ok((slot, interface))
 }
 
-/// Frees the slots of interfaces that have no link: what a load that died left behind. Needs the lock, since a
-/// load takes its slot before it has a link.
-///
-/// # Errors
-///
-/// If the map or the pins can't be read.
-pub fn release_unpinned_slots(pins: &Pins, maps: &mut Maps) -> Result<()> {
-    let loaded = pins.loaded_interfaces()?;
-    for (slot, interface) in (0..).zip(maps.interfaces()?) {
-        let is_loaded = || loaded.iter().any(|name| padded(name).is_ok_and(|name| name == interface.name));
-        if interface != abi::Interface::default() && !is_loaded() {
-            maps.set_interface(slot, &abi::Interface::default())?;
-        }
-    }
-    Ok(())
-}
-
-fn release_slot(maps: &mut Maps, name: &str) -> Result<()> {
-    match slot_of(maps, name)? {
-        Some(slot) => maps.set_interface(slot, &abi::Interface::default()),
-        None => Ok(()),
-    }
+/// The name in an interface slot; nothing where it is free.
+pub(super) fn slot_name(slot: &abi::Interface) -> Option<String> {
+    let name = slot.name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 pub(super) fn padded(name: &str) -> Result<[u8; INTERFACE_NAME_LENGTH]> {

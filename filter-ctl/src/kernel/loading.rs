@@ -1,6 +1,7 @@
 //! Loading and unloading: several interfaces at once, wholly or not at all.
 
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LOOPBACK_IFINDEX};
@@ -8,9 +9,10 @@ use filter_common::prefix::Family;
 
 use super::builds;
 use super::filter::{Filter, PartlyApplied};
+use super::handover::RUN_OUT;
 use super::interface::{self, Loaded, State};
 use super::lock::Lock;
-use super::maps::{self, Maps};
+use super::maps;
 use super::pins::{NotLoaded, Pins};
 use super::{resize, set};
 use crate::host::devices::{Device, Mode};
@@ -97,8 +99,7 @@ pub fn load(filter: &mut Filter, targets: &[(Device, Mode)], verbose: bool) -> R
     })();
     if let Err(error) = attached {
         let pins = filter.pins().clone();
-        let undone =
-            loaded.iter().rev().try_for_each(|name| interface::detach(&pins, Some(&mut filter.maps), name));
+        let undone = loaded.iter().rev().try_for_each(|name| interface::detach(&pins, name));
         return Err(match undone {
             Ok(()) => error,
             Err(undo) => PartlyApplied::after(&error, &undo).into(),
@@ -220,27 +221,30 @@ pub struct Unloaded {
     pub entries: usize,
 }
 
-/// Unloads interfaces, by the names under which they are pinned. With the last one everything that is pinned goes.
+/// Unloads interfaces, by the names under which they are pinned. With the last one everything that is pinned goes, after
+/// `on_detached`, which may still read what was counted.
 ///
 /// # Errors
 ///
 /// [`PartlyApplied`] if only some could be unloaded.
-pub fn unload(pins: &Pins, _lock: &Lock, names: &[String]) -> Result<Unloaded> {
+pub fn unload(pins: &Pins, _lock: &Lock, names: &[String], on_detached: impl FnOnce()) -> Result<Unloaded> {
     let pins = &builds::in_force(pins)?;
     let present = pins.loaded_interfaces()?;
-    // Even where the maps are damaged, detaching must work.
-    let mut maps = Maps::open(pins).ok();
     let entries = count_entries(pins);
     let mut failures = Vec::new();
     let mut unloaded = Vec::new();
     for name in names {
-        match interface::detach(pins, maps.as_mut(), name) {
+        // Even where the maps are damaged, detaching must work.
+        match interface::detach(pins, name) {
             Ok(()) => unloaded.push(name.clone()),
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
-    drop(maps);
     let everything = unloaded.len() == present.len();
+    if !unloaded.is_empty() {
+        thread::sleep(RUN_OUT);
+    }
+    on_detached();
     if everything && let Err(error) = pins.remove() {
         failures.push(format!("{error:#}"));
     }

@@ -4,6 +4,7 @@ mod bpf;
 mod bpffs;
 pub mod builds;
 pub mod debug;
+pub mod counted;
 pub mod descriptors;
 pub mod explain;
 pub mod filter;

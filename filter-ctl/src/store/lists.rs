@@ -25,7 +25,7 @@ pub const KEPT: usize = 10;
 const LONGEST: usize = 1 << 20;
 
 /// How hard blocks are compressed: the lowest level halves them in a tenth of the time that writing them takes.
-const LEVEL: i32 = 1;
+pub(super) const LEVEL: i32 = 1;
 
 /// A list.
 #[derive(Clone, Debug)]

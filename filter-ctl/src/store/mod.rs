@@ -11,6 +11,7 @@
 
 mod audit;
 mod backup;
+mod carried;
 pub mod history;
 mod holds;
 mod lists;
@@ -53,7 +54,7 @@ const DATABASE: &str = "state.db";
 const APPLICATION: i64 = 0x7864_7066;
 
 /// `PRAGMA user_version` of this build's tables.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// How long a transaction waits for a reader, such as `audit`, to finish. Writers wait for the lock on the pins before.
 const BUSY: Duration = Duration::from_secs(5);
@@ -215,8 +216,8 @@ impl Store {
                  another --state-dir"
             );
             ensure!(version >= 1, Damaged(format!("its version is {version}")));
-            if version == 1 {
-                add_lists(&mut db)?;
+            if version < VERSION {
+                migrate(&mut db)?;
             }
         }
         let state = read_state(&db)?;
@@ -406,6 +407,7 @@ fn create(db: &mut Connection) -> Result<()> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(LISTS)?;
+    transaction.execute_batch(carried::CARRIED)?;
     transaction.execute(
         "INSERT INTO state VALUES (1, ?1, 0, 0, ?2, ?3, ?4, ?5, 0)",
         (random_number()?, ABI_VERSION, boot_id()?, wall_now_s(), i64::from(monotonic_now_s())),
@@ -415,14 +417,16 @@ fn create(db: &mut Connection) -> Result<()> {
     Ok(transaction.commit()?)
 }
 
-/// Brings a store of version 1 to this one. Several may try at once: one does it.
-fn add_lists(db: &mut Connection) -> Result<()> {
+/// Brings a store of an older version to this one. Several may try at once: one does it.
+fn migrate(db: &mut Connection) -> Result<()> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 1 {
-        transaction.execute_batch(LISTS)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
+    for (older, added) in [(1, LISTS), (2, carried::CARRIED)] {
+        if version <= older {
+            transaction.execute_batch(added)?;
+        }
     }
+    transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
 }
 

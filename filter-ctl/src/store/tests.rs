@@ -2,10 +2,14 @@
 
 mod lists;
 
+use filter_common::abi::Counter;
+use filter_common::{Reason, Verdict};
+
 use super::*;
 use crate::holds::{Hold, enforced};
 use crate::kernel::filter::digest;
 use crate::policy::{Action, Deadline, Key, Owner, Prefix, ReasonText};
+use crate::stats::InterfaceCounts;
 
 /// A directory that goes with the test.
 struct Directory(PathBuf);
@@ -205,4 +209,74 @@ fn the_audit_log_is_only_appended_to() {
         assert!(refused.contains("audit log"), "{refused}");
     }
     assert_eq!(store.audit(10).unwrap()[0].command, "block add");
+}
+
+fn blocked(name: &str, packets: u64) -> InterfaceCounts {
+    let counted = Counter { packets, bytes: u64::MAX };
+    let none = (Reason::NoMatch, Verdict::Pass, Counter::default());
+    InterfaceCounts {
+        name: name.into(),
+        loaded_s: 1,
+        by_reason: vec![(Reason::Blocked, Verdict::Drop, counted), none],
+    }
+}
+
+fn carried_entries(store: &Store) -> Vec<(Key, Counter)> {
+    let mut entries = Vec::new();
+    store.each_carried_entry(|key, counter| entries.push((key, counter))).unwrap();
+    entries
+}
+
+#[test]
+fn a_store_of_version_2_becomes_one_that_carries_counts() {
+    let directory = Directory::new("version-2");
+    let mut store = open(&directory);
+    write(&mut store, &[(key("192.0.2.7"), vec![hold("manual", u32::MAX)])]);
+    let state = store.state();
+    store
+        .db
+        .execute_batch("DROP TABLE carried; DROP TABLE carried_entries; PRAGMA user_version = 2;")
+        .unwrap();
+    drop(store);
+    let mut store = open(&directory);
+    store.check().unwrap();
+    assert_eq!(store.holds(&key("192.0.2.7")).unwrap().len(), 1);
+    store.carry(&[blocked("eth0", 7)], None).unwrap();
+    let counted = Counter { packets: 7, bytes: u64::MAX };
+    assert_eq!(store.carried("eth0").unwrap(), Some(vec![(Reason::Blocked, Verdict::Drop, counted)]));
+    assert_eq!((store.carried("eth1").unwrap(), open(&directory).state()), (None, state));
+}
+
+#[test]
+fn counts_are_carried_until_they_are_forgotten() {
+    let directory = Directory::new("carried");
+    let mut store = open(&directory);
+    let mut texts: Vec<_> =
+        (0..10_000u32).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()).collect();
+    texts.extend(["2001:db8::/32", "2001:db8::1"].map(str::to_owned));
+    let entries: Vec<_> =
+        (1..).zip(&texts).map(|(n, text)| (key(text), Counter { packets: n, bytes: 60 * n })).collect();
+    store.carry(&[blocked("eth0", 7), blocked("eth1", 8)], Some(&entries)).unwrap();
+    assert_eq!(carried_entries(&store), entries);
+    // Without entries, those that there are stay; and the same may be said again.
+    store.carry(&[blocked("eth0", 9)], None).unwrap();
+    assert_eq!(
+        (carried_entries(&store).len(), store.carried("eth0").unwrap().unwrap()[0].2.packets),
+        (10_002, 9)
+    );
+    store.carry(&[], Some(&entries[..1])).unwrap();
+    assert_eq!(carried_entries(&store), entries[..1]);
+    store.forget_carried(&["eth0".into()], false).unwrap();
+    assert_eq!((store.carried("eth0").unwrap(), carried_entries(&store).len()), (None, 1));
+    store.forget_carried(&[], true).unwrap();
+    assert!(store.carried("eth1").unwrap().is_some() && carried_entries(&store).is_empty());
+    // Names that come and go do not pile up.
+    for number in 0..1_100 {
+        store.carry(&[blocked(&format!("veth{number}"), 1)], None).unwrap();
+    }
+    let kept: i64 = store.db.query_row("SELECT count(*) FROM carried", [], |row| row.get(0)).unwrap();
+    assert_eq!((kept, store.carried("eth1").unwrap()), (1_000, None));
+    store.db.execute("INSERT INTO carried_entries (bytes) VALUES (x'00')", []).unwrap();
+    let error = store.each_carried_entry(|_, _| {}).unwrap_err();
+    assert!(store.unusable(&error).damaged, "{error:#}");
 }

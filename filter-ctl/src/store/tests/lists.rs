@@ -186,7 +186,8 @@ fn a_store_of_version_1_becomes_one_with_lists() {
         .db
         .execute_batch(
             "DROP TABLE blocks; DROP TABLE generations; DROP TABLE lists; DROP TABLE never;
-             ALTER TABLE state DROP COLUMN cleared_s; PRAGMA user_version = 1;",
+             ALTER TABLE state DROP COLUMN cleared_s; DROP TABLE carried; DROP TABLE carried_entries;
+             PRAGMA user_version = 1;",
         )
         .unwrap();
     drop(store);

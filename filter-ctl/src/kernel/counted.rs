@@ -1,0 +1,185 @@
+//! What the filter has counted: all of it, to be written down before the maps go, and given back to maps that were made anew.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
+use filter_common::abi::{self, COUNTERS, Counter, TEST_SLOT, counter_index};
+use filter_common::prefix;
+use filter_common::{Reason, Verdict};
+
+use super::builds;
+use super::filter::{Filter, Notes};
+use super::interface::{self, padded, slot_name};
+use super::maps::{self, Maps};
+use super::pins::Pins;
+use crate::host::monotonic_now_s;
+use crate::policy::{Entry, Key};
+use crate::stats::{EntryCount, EntryCounts, InterfaceCounts};
+
+/// All that was counted.
+#[derive(Debug)]
+pub struct Counted {
+    /// Each interface that has a slot.
+    pub interfaces: Vec<InterfaceCounts>,
+    /// Number of the store that the tables hold the entries of; zero if they were never brought to one.
+    pub store: u64,
+    /// Each entry that counted something, in the order of keys.
+    pub entries: Vec<(Key, Counter)>,
+}
+
+/// Reads all that was counted, also by the filter of an older build. The caller has the lock.
+///
+/// # Errors
+///
+/// If maps are missing, or not what is expected.
+pub fn counted(pins: &Pins) -> Result<Counted> {
+    let pins = &builds::in_force(pins)?;
+    let interfaces = Maps::open(pins)?.interface_counts()?;
+    let Some(set) = pins.set()? else { return Ok(Counted { interfaces, store: 0, entries: Vec::new() }) };
+    let is_ours = pins.abi_version() == abi::ABI_VERSION;
+    let table = if is_ours { maps::open_table(&set)? } else { maps::open_readable(&set)? };
+    table.cells().map_all()?;
+    let mut entries: Vec<_> = table
+        .entries_by_id()
+        .filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, table.counted(id, &entry))))
+        .filter(|(_, counter)| *counter != Counter::default())
+        .collect();
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    Ok(Counted { interfaces, store: table.stored().store, entries })
+}
+
+/// Entries and what they have counted, read at once and told one by one: so the lock is held only for the reading, and a
+/// million entries are never all in memory as they are told.
+#[derive(Debug)]
+pub struct CountedEntries {
+    tables: u64,
+    entries: Vec<(prefix::Entry, EntryCount)>,
+    notes: Notes,
+}
+
+impl CountedEntries {
+    /// What those have counted that have counted anything.
+    pub fn counts(&self) -> EntryCounts {
+        let counted = self.entries.iter().map(|(_, count)| *count);
+        let mut by_id: Vec<_> = counted.filter(|count| count.counter.packets > 0).collect();
+        by_id.sort_unstable_by_key(|count| count.id);
+        EntryCounts { tables: self.tables, by_id }
+    }
+
+    /// Leaves the `most` that decided most packets, most first.
+    pub fn keep_top(&mut self, most: usize) {
+        self.entries.retain(|(_, count)| count.counter.packets > 0);
+        self.entries.sort_unstable_by_key(|(entry, count)| (Reverse(count.counter.packets), entry.key));
+        self.entries.truncate(most);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Each entry with its count.
+    ///
+    /// # Errors
+    ///
+    /// If an entry was not written by this program.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Entry, EntryCount)>> {
+        self.entries.iter().map(|(entry, count)| Ok((self.notes.told(count.id, entry)?, *count)))
+    }
+}
+
+impl Filter {
+    /// Entries, but for those for proofs, and what each has counted since it was made, over all CPUs; only those that have
+    /// counted something, unless `all` are asked for.
+    ///
+    /// # Errors
+    ///
+    /// If an entry was not written by this program, or there is no memory.
+    pub fn counted_entries(&self, all: bool) -> Result<CountedEntries> {
+        self.map_for(self.len())?;
+        let canaries: HashSet<u16> =
+            (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect();
+        let mut notes = Notes::default();
+        let mut entries = Vec::with_capacity(if all { self.len() } else { 0 });
+        for (id, entry) in self.table.entries() {
+            let counter = self.table.counted(id, &entry);
+            if (all || counter.packets > 0) && !canaries.contains(&entry.note) {
+                notes.read(&self.table, id, entry.note)?;
+                entries.push((entry, EntryCount { id, created_s: entry.created_s, counter }));
+            }
+        }
+        let tables = self.table.shape().seeds.0[0];
+        Ok(CountedEntries { tables, entries, notes })
+    }
+
+    /// Names of interfaces that have a slot and no link: they were unloaded, or a load died.
+    ///
+    /// # Errors
+    ///
+    /// If the pins or the map can't be read.
+    pub fn unpinned_interfaces(&self) -> Result<Vec<String>> {
+        let loaded = self.pins().loaded_interfaces()?;
+        let named = self.maps.interfaces()?.into_iter().filter_map(|slot| slot_name(&slot));
+        Ok(named.filter(|name| !loaded.contains(name)).collect())
+    }
+
+    /// Frees the slots of these interfaces, with what they count.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be read or written.
+    pub fn release_slots(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            if let Some(slot) = interface::slot_of(&self.maps, name)? {
+                self.maps.set_interface(slot, &abi::Interface::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an interface that has no slot one in which this is counted already. It gets its name last: a slot with a name
+    /// never counts less than what was carried.
+    ///
+    /// # Errors
+    ///
+    /// If no slot is free, or the kernel refuses.
+    pub fn credit_interface(&mut self, name: &str, counts: &[(Reason, Verdict, Counter)]) -> Result<()> {
+        let free = (0..)
+            .zip(self.maps.interfaces()?)
+            .find(|(slot, interface)| *slot != TEST_SLOT && *interface == abi::Interface::default());
+        let Some((slot, _)) = free else { bail!("all slots of interfaces are taken") };
+        let context = || format!("could not give {name} what it had counted");
+        let path = self.pins().map(&COUNTERS);
+        let map = MapData::from_pin(&path).and_then(Map::from_map_data).with_context(context)?;
+        let mut counters: PerCpuArray<MapData, Counter> = map.try_into().with_context(context)?;
+        self.maps.zero_interface(slot)?;
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::Error::new(error).context(what))?;
+        for (reason, verdict, counter) in counts {
+            let index = counter_index(slot, *reason, *verdict);
+            let mut by_cpu = vec![Counter::default(); cpus];
+            by_cpu[0] = *counter;
+            counters.set(index, PerCpuValues::try_from(by_cpu)?, 0).with_context(context)?;
+        }
+        let named = abi::Interface { name: padded(name)?, ifindex: 0, loaded_s: monotonic_now_s() };
+        self.maps.set_interface(slot, &named)
+    }
+
+    /// Makes an entry's count this one, if it is there.
+    pub fn credit_entry(&mut self, key: &Key, counted: Counter) {
+        if let Some(id) = self.table.lookup(&key.to_table()) {
+            let now = self.table.counter(id);
+            let base = Counter {
+                packets: now.packets.wrapping_sub(counted.packets),
+                bytes: now.bytes.wrapping_sub(counted.bytes),
+            };
+            self.table.set_base(id, base);
+        }
+    }
+}
