@@ -11,8 +11,10 @@
 
 mod change;
 mod hits;
+mod holders;
 mod interfaces;
 mod lists;
+mod passed;
 mod reconcile;
 mod repair;
 mod restore;

@@ -12,7 +12,9 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
-use crate::cli::{Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand};
+use crate::cli::{
+    Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand, RecordCommand,
+};
 use crate::exit::Exit;
 use crate::host::ssh;
 use crate::kernel::program::build;
@@ -58,6 +60,10 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Stats(args) if args.watch.is_some() || args.over > LONGEST_LOOK => Kind::Own,
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
+        // They write what no text is, or as long as they are let.
+        Command::Record(RecordCommand::Follow(_) | RecordCommand::Save(_)) => Kind::Own,
+        Command::Record(RecordCommand::Show(_)) => Kind::Look,
+        Command::Record(RecordCommand::Passed(_)) => Kind::Change,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
         Command::Audit(_) | Command::History(_) | Command::Verify | Command::Metrics => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.

@@ -7,12 +7,14 @@
 pub mod client;
 pub mod crowdsec;
 pub mod event;
+pub mod files;
 mod follow;
 pub mod hooks;
 mod keeper;
 mod lists;
 pub mod log;
 pub mod protocol;
+mod record;
 mod server;
 pub mod state;
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub hooks: HookConfig,
     /// Whose decisions are followed.
     pub crowdsec: Option<CrowdsecConfig>,
+    /// How large and old the files of what was recorded get; nothing where none are written.
+    pub record: Option<files::Bounds>,
     /// Time between two proofs.
     pub proof_interval: Duration,
     /// Whether to keep all of the verifier's log.
@@ -111,6 +115,17 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     for timer in [&mut proofs, &mut samples] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let recording = tokio::spawn({
+        let keeper = Arc::clone(&keeper);
+        let mut looks = interval(record::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        async move {
+            loop {
+                looks.tick().await;
+                on_thread(&keeper, Keeper::record).await;
+            }
+        }
+    });
     let watch = tokio::spawn(watch(Arc::clone(&keeper), config.proof_interval));
     let sampling = tokio::spawn({
         let keeper = Arc::clone(&keeper);
@@ -155,6 +170,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     notify(&[NotifyState::Stopping]);
     watch.abort();
     sampling.abort();
+    recording.abort();
     refreshing.iter().for_each(tokio::task::JoinHandle::abort);
     // What would be connected to next is nobody.
     let _ = fs::remove_file(&config.socket);
