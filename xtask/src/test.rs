@@ -63,6 +63,7 @@ impl Level {
                 ],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
+                &["--package", "filter-tests", "--test", "record"],
                 &["--package", "filter-tests", "--test", "fail2ban", "--test", "crowdsec"],
             ],
         }

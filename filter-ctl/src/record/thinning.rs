@@ -2,18 +2,21 @@
 //! samples.
 //!
 //! The kernel takes up to a hundred samples a second of each ring and CPU, which is gigabytes a day. Of a ring, all CPUs
-//! together, a sample is kept if the one before it lies back a [`SHARE`]th of the time for which the ring has been at it: all
-//! of the first seconds, 2,600 of the first minute, and of each tenfold time after that 1,400 more, so that the start of a
-//! flood is still on the disk when it has gone on for days. But for [`WIDEST`], that is a logarithm, and 256 MiB hold a week
-//! of a dozen floods. Where a ring rests for [`REST`], what follows is new again.
+//! together, so many are kept as a [logarithm](budget) of the time says for which it has been at it: [`FIRST`] at once,
+//! 2,000 in the first minute, 4,400 in the first hour, 6,300 in the first day; and one in each [`WIDEST`] in any case. So the
+//! start of a flood is still on the disk when it has gone on for days: 256 MiB hold a week of some forty floods. Where a
+//! ring rests for [`REST`], what follows is new again.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Sample;
 
-/// The part of the time that a ring has been at it that lies between two samples: of a minute, a tenth of a second.
-const SHARE: u32 = 600;
+/// Samples of a ring that are kept at once: what one CPU takes in six seconds.
+const FIRST: f64 = 600.0;
+
+/// The unit of the logarithm: shorter, and more of the disk is for the start.
+const SCALE: Duration = Duration::from_secs(6);
 
 /// The longest time between two samples of a ring that is busy: some sample of each minute is there.
 const WIDEST: Duration = Duration::from_secs(60);
@@ -31,13 +34,19 @@ struct Busy {
     since: Duration,
     seen: Duration,
     kept: Duration,
+    number: f64,
+}
+
+/// How many samples of a ring are kept that has been at it for so long.
+fn budget(busy: Duration) -> f64 {
+    FIRST * (1.0 + (1.0 + busy.as_secs_f64() / SCALE.as_secs_f64()).ln())
 }
 
 impl Thinning {
     /// Whether a sample is kept. They come in the order of time.
     pub fn keeps(&mut self, sample: &Sample) -> bool {
         let now = sample.time;
-        let new = Busy { since: now, seen: now, kept: now };
+        let new = Busy { since: now, seen: now, kept: now, number: 1.0 };
         let Some(busy) = self.0.get_mut(&sample.stream.ring) else {
             self.0.insert(sample.stream.ring, new);
             return true;
@@ -47,10 +56,11 @@ impl Thinning {
             return true;
         }
         busy.seen = now;
-        let apart = (now.saturating_sub(busy.since) / SHARE).min(WIDEST);
-        let is_kept = now.saturating_sub(busy.kept) >= apart;
+        let is_kept =
+            busy.number < budget(now.saturating_sub(busy.since)) || now.saturating_sub(busy.kept) >= WIDEST;
         if is_kept {
             busy.kept = now;
+            busy.number += 1.0;
         }
         is_kept
     }
@@ -61,9 +71,10 @@ mod tests {
     use super::*;
     use crate::record::tests::sample;
 
-    /// Samples kept between two times, of a ring that has a hundred a second from the first.
+    /// Samples kept between two times, of a ring that has ten to a hundred a second from the first.
     fn kept(thinning: &mut Thinning, ring: u32, from_ms: u64, to_ms: u64) -> usize {
-        let times = (from_ms..to_ms).step_by(10).map(Duration::from_millis);
+        let step = if to_ms - from_ms < 100_000 { 10 } else { 100 };
+        let times = (from_ms..to_ms).step_by(step).map(Duration::from_millis);
         times.filter(|time| thinning.keeps(&sample(0, ring, *time))).count()
     }
 
@@ -72,11 +83,11 @@ mod tests {
         let mut thinning = Thinning::default();
         assert_eq!(kept(&mut thinning, 7, 0, 6_000), 600);
         let minute = 600 + kept(&mut thinning, 7, 6_000, 60_000);
-        assert!((1_200..2_600).contains(&minute), "{minute}");
-        let hour = kept(&mut thinning, 7, 60_000, 3_600_000);
-        assert!((1_000..2_700).contains(&hour), "{hour}");
-        let day = kept(&mut thinning, 7, 3_600_000, 86_400_000);
-        assert!((1_300..2_400).contains(&day), "{day}");
+        assert!((2_000..2_100).contains(&minute), "{minute}");
+        let hour = minute + kept(&mut thinning, 7, 60_000, 3_600_000);
+        assert!((4_400..4_500).contains(&hour), "{hour}");
+        let day = hour + kept(&mut thinning, 7, 3_600_000, 86_400_000);
+        assert!((6_300..8_000).contains(&day), "{day}");
         // Another ring is as new as it was.
         assert_eq!(kept(&mut thinning, 8, 86_400_000, 86_406_000), 600);
     }
@@ -85,7 +96,7 @@ mod tests {
     fn what_rested_is_new_again() {
         let mut thinning = Thinning::default();
         kept(&mut thinning, 7, 0, 600_000);
-        assert!(kept(&mut thinning, 7, 601_000, 602_000) < 3, "a pause that is no rest");
+        assert!(kept(&mut thinning, 7, 601_000, 602_000) < 10, "a pause that is no rest");
         assert_eq!(kept(&mut thinning, 7, 722_000, 723_000), 100);
     }
 }

@@ -154,7 +154,7 @@ fn unloaded() -> anyhow::Error {
 /// Samples that were overwritten before they were read, in words.
 fn lost(lost: u64) -> String {
     format!(
-        "{} more recorded, and overwritten before they were read",
-        output::counted_u64(lost, "frame was", "frames were")
+        "{} overwritten before they could be read",
+        output::counted_u64(lost, "recorded frame was", "recorded frames were")
     )
 }
