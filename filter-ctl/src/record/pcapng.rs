@@ -243,3 +243,122 @@ fn comment(sample: &Sample, story: Option<&Story>) -> String {
     }
     comment
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Action, Prefix};
+    use crate::record::tests::sample;
+    use pcap_parser::traits::PcapNGPacketBlock as _;
+    use pcap_parser::{Block, PcapBlockOwned, PcapError, create_reader};
+    use std::time::Duration;
+
+    fn story(fate: Fate) -> Story {
+        Story {
+            prefix: Prefix::parse("198.51.100.0/24", false).expect("a prefix"),
+            action: Action::Block,
+            fate,
+            owner: Some("list:spamhaus".into()),
+            why: Some("says \"so\"\n".into()),
+            lists: vec!["spamhaus".into()],
+        }
+    }
+
+    /// Options of each packet by code, its interface, time and bytes; and the options of each interface.
+    type Options = Vec<(u16, Vec<u8>)>;
+
+    fn read(file: &[u8]) -> (Vec<Options>, Vec<(u32, u64, Vec<u8>, Options)>) {
+        let (mut interfaces, mut packets) = (Vec::new(), Vec::new());
+        let options = |options: &[pcap_parser::PcapNGOption<'_>]| -> Options {
+            options.iter().map(|option| (option.code.0, option.value[..].to_vec())).collect()
+        };
+        let mut reader = create_reader(1 << 16, file).expect("a pcapng file");
+        loop {
+            match reader.next() {
+                Ok((offset, block)) => {
+                    match &block {
+                        PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
+                            assert_eq!((interface.snaplen, interface.if_tsresol), (128, 9));
+                            interfaces.push(options(&interface.options));
+                        }
+                        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => packets.push((
+                            packet.if_id,
+                            u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low),
+                            packet.packet_data().to_vec(),
+                            options(&packet.options),
+                        )),
+                        _ => {}
+                    }
+                    reader.consume(offset);
+                }
+                Err(PcapError::Eof) => return (interfaces, packets),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    fn option(options: &Options, code: u16) -> Vec<u8> {
+        let found = options.iter().find(|(known, _)| *known == code);
+        found.unwrap_or_else(|| panic!("no option {code} in {options:?}")).1.clone()
+    }
+
+    #[test]
+    fn packets_have_all_that_is_known_of_them() {
+        let mut section = Section::begin().expect("in memory");
+        let mut positions = Positions::default();
+        let clock = WallClock::now();
+        let mut add = |section: &mut Section, number, length, verdict, story: Option<&Story>| {
+            let time = Duration::from_nanos(1_234_567_891_234_567);
+            let frame = Bytes::from(vec![7; length]);
+            let sample = Sample { number, verdict, queue: 3, length: 1500, frame, ..sample(1, 65, time) };
+            section.add(&sample, &mut positions, clock, story).expect("in memory");
+            sample
+        };
+        let first = add(&mut section, 5, 42, Verdict::Drop, Some(&story(Fate::Present)));
+        // Taken in two parts, they are one file.
+        let mut file = section.take().to_vec();
+        assert_eq!(section.pending(), 0);
+        add(&mut section, 6, 128, Verdict::Pass, None);
+        add(&mut section, 1006, 0, Verdict::Drop, Some(&story(Fate::Removed)));
+        file.extend(section.take());
+        assert_eq!((file.len() % 4, section.packets()), (0, 3));
+
+        let (interfaces, packets) = read(&file);
+        assert_eq!((interfaces.len(), option(&interfaces[0], 2)), (1, b"eth0".to_vec()));
+        let comments = [
+            r#"reason=blocked entry=198.51.100.0/24 owner=list:spamhaus list=spamhaus why="says \"so\"\n""#,
+            "reason=blocked",
+            r#"reason=blocked entry=198.51.100.0/24 entry_is=removed owner=list:spamhaus list=spamhaus why="says \"so\"\n""#,
+        ];
+        let expected = [(42, 1u64, 4u64), (128, 2, 0), (0, 1, 999)];
+        for (id, ((packet, comment), (length, action, missing))) in
+            (0u64..).zip(packets.iter().zip(comments).zip(expected))
+        {
+            let (interface, time, bytes, options) = packet;
+            assert_eq!((*interface, bytes), (0, &vec![7; length]));
+            assert_eq!(u128::from(*time), clock.since_1970(first.time).as_nanos());
+            let numbers = [(2, 1u32.to_ne_bytes().to_vec()), (6, 3u32.to_ne_bytes().to_vec())];
+            for (code, value) in numbers {
+                assert_eq!(option(options, code)[..4], value);
+            }
+            assert_eq!(option(options, 4)[..8], missing.to_ne_bytes());
+            assert_eq!(option(options, 5)[..8], id.to_ne_bytes());
+            let verdict = option(options, 7);
+            assert_eq!((verdict[0], &verdict[1..9]), (2, &action.to_ne_bytes()[..]));
+            let said = option(options, 1);
+            assert_eq!(String::from_utf8_lossy(&said[..comment.len()]), comment);
+        }
+    }
+
+    #[test]
+    fn frames_are_missing_since_the_one_before_in_their_ring() {
+        let at = |cpu, number| Sample { number, ..sample(cpu, 65, Duration::ZERO) };
+        let head = |cpu, seen| Head { stream: at(cpu, 0).stream, seen, taken: 1 };
+        let mut positions = Positions::of(&[head(0, 100)]);
+        assert_eq!(positions.go_to(&at(0, 101)), 0);
+        assert_eq!(positions.go_to(&at(1, 11)), 10, "another ring");
+        assert_eq!(positions.go_to(&at(0, 104)), 2);
+        positions.pass(&at(0, 110));
+        assert_eq!(positions.go_to(&at(0, 111)), 0);
+    }
+}
