@@ -292,6 +292,7 @@ mod tests {
                     reader.consume(offset);
                 }
                 Err(PcapError::Eof) => return (interfaces, packets),
+                Err(PcapError::Incomplete(_)) => reader.refill().expect("in memory"),
                 Err(error) => panic!("{error:?}"),
             }
         }
