@@ -1,13 +1,17 @@
 //! What the operator typed, as clap types. Nothing here acts.
 
+mod record;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 
+pub use self::record::{FollowArgs, PassedArgs, RecordCommand, SaveArgs, ShowRecordArgs, WantedArgs};
 use crate::daemon::crowdsec::Lapi;
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
@@ -181,6 +185,9 @@ is what is not known.")]
 Up to 6 minutes are shown by the second, up to an hour by ten seconds, and more by the minute. Time at
 which nobody recorded is a gap. Exit code 5 if nothing is recorded of that time.")]
     History(HistoryArgs),
+    /// Show frames that were dropped, byte for byte, and why; or have them as a capture file.
+    #[command(subcommand)]
+    Record(RecordCommand),
     /// Show what the filter does with a source address or a frame, and why. Nothing is counted.
     #[command(after_help = "Examples:
   filter-ctl explain 203.0.113.7
@@ -258,6 +265,34 @@ pub struct RunArgs {
     /// Time between two proofs that the programs work.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_proof)]
     pub proof_interval: Duration,
+    /// What is written of recorded frames.
+    #[command(flatten)]
+    pub record: RecordFilesArgs,
+}
+
+/// How much of what the flight recorder has is written to files.
+#[derive(Clone, Debug, Args)]
+pub struct RecordFilesArgs {
+    /// Size of a file of recorded frames.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
+    pub record_size: ByteSize,
+    /// How long a file is written to, before the next one.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub record_age: Duration,
+    /// Size of all files of recorded frames; beyond, the oldest are removed.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub record_total: ByteSize,
+    /// Write no files of recorded frames.
+    #[arg(long, conflicts_with_all = ["record_size", "record_age", "record_total"])]
+    pub no_record: bool,
+}
+
+/// The smallest file: a few batches of blocks.
+const SMALLEST_FILE: ByteSize = ByteSize::kib(64);
+
+fn parse_size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
+    if size >= SMALLEST_FILE { Ok(size) } else { Err(format!("must be at least {SMALLEST_FILE}")) }
 }
 
 /// Shortest and longest time between two proofs: below it costs more than it tells, above the lapse is longer than any

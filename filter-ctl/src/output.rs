@@ -111,6 +111,16 @@ impl Output {
         Ok(writeln!(self.out.borrow_mut(), "{text}").map_err(NotPrinted)?)
     }
 
+    /// Writes bytes that are no text, at once.
+    ///
+    /// # Errors
+    ///
+    /// If standard output can't be written.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let mut out = self.out.borrow_mut();
+        Ok(out.write_all(bytes).and_then(|()| out.flush()).map_err(NotPrinted)?)
+    }
+
     /// Says something beside the result, on standard error, without control characters.
     pub fn note(&self, text: &str) {
         // Where even this can't be written, there is nobody to tell.

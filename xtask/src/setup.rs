@@ -25,13 +25,15 @@ const APT_LOCK: &str = "DPkg::Lock::Timeout=120";
 /// Debian's newest rustc, with `core` already built for BPF, its cargo and its clippy.
 const COMPILER_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-clippy", "libstd-rust-web-dev-bpf"];
 /// What builds filter-ctl's tests and runs them: a command that each package provides, and the package.
-const TEST_PACKAGES: [(&str, &str); 6] = [
+const TEST_PACKAGES: [(&str, &str); 8] = [
     ("cc", "gcc"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("bpftool", "bpftool"),
     ("strace", "strace"), // injects the failures of system calls that the kernel can't be made to give
     ("/usr/bin/python3", "python3"), // runs fail2ban, which is unpacked
+    ("tshark", "tshark"), // these two read what is recorded
+    ("tcpdump", "tcpdump"),
 ];
 /// What `vm` and `verify` need besides. The guest's busybox and kernels are not installed, but unpacked.
 const VM_PACKAGES: [(&str, &str); 1] = [("qemu-system-x86_64", "qemu-system-x86")];

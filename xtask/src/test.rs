@@ -65,6 +65,7 @@ impl Level {
                 ],
                 &["--package", "filter-tests", "--test", "lifecycle", "--test", "stats"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],
+                &["--package", "filter-tests", "--test", "record"],
                 &[
                     "--package",
                     "filter-tests",

@@ -11,6 +11,7 @@ mod load;
 mod malformed;
 mod metrics;
 mod never;
+mod record;
 mod repair;
 mod resize;
 mod restore;
@@ -77,6 +78,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Export(args) => export::run(session, args),
         Command::Stats(args) => stats::run(session, args),
         Command::History(args) => history::run(session, args),
+        Command::Record(command) => record::run(session, command),
         Command::Show(args) => show::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Malformed(command) => malformed::run(session, command),

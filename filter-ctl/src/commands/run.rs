@@ -1,10 +1,11 @@
 //! `run`: the daemon.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Session;
-use crate::cli::RunArgs;
+use crate::cli::{RecordFilesArgs, RunArgs};
 use crate::daemon::crowdsec::CrowdsecConfig;
+use crate::daemon::files::Bounds;
 use crate::daemon::hooks::HookConfig;
 use crate::daemon::{self, Config};
 use crate::exit::{Exit, UsageError};
@@ -24,6 +25,13 @@ pub fn run(session: &Session, args: &RunArgs) -> Result<Exit> {
         key_file: key_file.clone(),
         interval: args.crowdsec_interval,
     });
+    let RecordFilesArgs { record_size, record_age, record_total, no_record } = &args.record;
+    if record_size > record_total {
+        bail!(UsageError(format!(
+            "--record-size {record_size} is over --record-total {record_total}, which is that of all files"
+        )));
+    }
+    let bounds = Bounds { size: record_size.as_u64(), age: *record_age, total: record_total.as_u64() };
     daemon::run(Config {
         place: session.global.place(),
         socket: session.global.socket_path(),
@@ -32,6 +40,7 @@ pub fn run(session: &Session, args: &RunArgs) -> Result<Exit> {
         hooks: HookConfig { commands: args.hook.clone(), webhooks: args.webhook.clone() },
         crowdsec,
         metrics: args.metrics_listen.clone(),
+        record: (!no_record).then_some(bounds),
         proof_interval: args.proof_interval,
         verbose: session.global.verbose,
     })?;

@@ -14,7 +14,6 @@ use crate::exit::Exit;
 use crate::host::monotonic_now;
 use crate::output::{self, EntryView, HoldView};
 use crate::policy::{Action, Entry, Key, Prefix};
-use crate::store::Store;
 
 /// Covered entries that are told one by one; of more the rest is counted.
 const MOST_TOLD: usize = 100;
@@ -84,24 +83,9 @@ fn deciding<'e>(covering: &[&'e (u32, Entry)]) -> Option<&'e (u32, Entry)> {
 
 fn shown(control: &Control, id: u32, entry: &Entry, now: Duration) -> Result<Shown> {
     let Counter { packets, bytes } = control.filter().counted_of(id);
-    let holders = match control.store() {
-        Ok(store) => holders(store, &entry.key, now)?,
-        Err(_) => Vec::new(),
-    };
+    let holders = control.holders(&entry.key)?.into_iter();
+    let holders = holders.map(|(hold, reason)| HoldView { reason, ..HoldView::new(&hold, now) }).collect();
     Ok(Shown { entry: EntryView::new(entry, now), packets, bytes, holders })
-}
-
-/// Who holds a key. Why, a list says itself.
-fn holders(store: &Store, key: &Key, now: Duration) -> Result<Vec<HoldView>> {
-    let holders = store.holds(key)?.into_iter().map(|hold| {
-        let mut view = HoldView::new(&hold, now);
-        if let Some(list) = store.view().list(&hold.owner) {
-            let said = store.said(list, &key.prefix)?.map(|(_, comment)| comment);
-            view.reason = said.filter(|comment| !comment.is_empty());
-        }
-        Ok(view)
-    });
-    holders.collect()
 }
 
 fn print(session: &Session, report: &Report) -> Result<()> {

@@ -8,7 +8,7 @@ use filter_common::abi::ABI_VERSION;
 use filter_common::prefix::{Family, Geometry};
 use serde::Serialize;
 
-use super::{Session, room_warning};
+use super::{Session, record, room_warning};
 use crate::daemon::state::DaemonState;
 use crate::exit::Exit;
 use crate::host::devices::Mode;
@@ -31,6 +31,8 @@ struct Report {
     waiting: Vec<Waiting>,
     /// What is to be filtered, by name and pattern.
     policy: Vec<InterfacePolicy>,
+    /// Seconds for which frames that pass are still recorded; absent if they are not.
+    passed_recorded_for_s: Option<u64>,
     /// What the daemon last said of itself; absent where none runs.
     daemon: Option<DaemonState>,
     warnings: Vec<String>,
@@ -154,6 +156,7 @@ pub fn run(session: &Session) -> Result<Exit> {
         interfaces,
         waiting,
         policy: control.policy().interfaces,
+        passed_recorded_for_s: control.recording_passed()?.map(|left| left.as_secs()),
         daemon,
         warnings: control.warnings().into_iter().chain(daemon_trouble).collect(),
     };
@@ -205,6 +208,9 @@ fn print(session: &Session, report: &Report, geometry: Geometry) -> Result<()> {
     ))?;
     session.out.line(&report.memory.sentence(geometry))?;
     session.out.line(&daemon_sentence(report.daemon.as_ref(), monotonic_now_s()))?;
+    if let Some(seconds) = report.passed_recorded_for_s {
+        session.out.line(&record::passed_sentence(Some(Duration::from_secs(seconds))))?;
+    }
     for alarm in report.daemon.iter().flat_map(|daemon| &daemon.alarms) {
         session.out.note(&format!("alarm: {alarm}"));
     }

@@ -12,8 +12,10 @@
 mod carry;
 mod change;
 mod hits;
+mod holders;
 mod interfaces;
 mod lists;
+mod passed;
 mod reconcile;
 mod repair;
 mod restore;

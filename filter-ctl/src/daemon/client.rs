@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use rustix::net::sockopt::socket_peercred;
 
 use super::protocol::{Answer, GO, LONGEST_LINE, Named, Request, receive, send};
-use crate::cli::{Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand};
+use crate::cli::{
+    Cli, Command, EntryCommand, Global, ListCommand, MalformedCommand, NeverCommand, RecordCommand,
+};
 use crate::exit::Exit;
 use crate::host::sockets::connect_at_once;
 use crate::host::ssh;
@@ -57,6 +59,10 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Stats(args) if args.watch.is_some() || args.over > LONGEST_LOOK => Kind::Own,
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
+        // They write what no text is, or as long as they are let.
+        Command::Record(RecordCommand::Follow(_) | RecordCommand::Save(_)) => Kind::Own,
+        Command::Record(RecordCommand::Show(_)) => Kind::Look,
+        Command::Record(RecordCommand::Passed(_)) => Kind::Change,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
         Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
         Command::Metrics(args) if args.listen.is_some() => Kind::Own,

@@ -125,6 +125,7 @@ kinds! {
     StoreUnusable, "store_unusable", Alarm, "The store of what is wanted can't be read or written.";
     StoreRecovered, "store_recovered", Info, "The store can be used again.";
     HistoryUnusable, "history_unusable", Warning, "The history can't be written, or was damaged and begun anew.";
+    RecordUnusable, "record_unusable", Warning, "What the flight recorder has can't be written to files.";
     InterfaceFiltered, "interface_filtered", Info, "An interface is filtered from now on.";
     InterfaceGone, "interface_gone", Warning, "The device of a filtered interface is gone.";
     InterfaceLost, "interface_lost", Alarm, "An interface is there and not filtered, though it should be.";

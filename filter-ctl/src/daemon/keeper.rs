@@ -12,6 +12,7 @@ use super::event::{Event, EventKind};
 use super::hooks::Hooks;
 use super::lists::{self, Told};
 use super::log::Log;
+use super::record::Recording;
 use super::state::{CrowdsecState, DaemonState};
 use crate::control::{self, Author, Control, Finding, Place};
 use crate::holds::{Change, Hold};
@@ -44,6 +45,7 @@ pub struct Keeper {
     hooks: Mutex<Option<Hooks>>,
     history: Mutex<Option<History>>,
     held: Mutex<HeldLinks>,
+    recording: Mutex<Option<Recording>>,
     memory: Mutex<Memory>,
 }
 
@@ -85,6 +87,7 @@ impl Keeper {
         let interval_ms = u64::try_from(config.proof_interval.as_millis()).unwrap_or(u64::MAX);
         let state =
             DaemonState { pid: std::process::id(), proof_interval_ms: interval_ms, ..DaemonState::default() };
+        let recording = config.record.map(|bounds| Recording::new(&config.place.state, bounds));
         Ok(Self {
             place: config.place.clone(),
             run_directory: run_directory.to_owned(),
@@ -93,6 +96,7 @@ impl Keeper {
             hooks: Mutex::new(Some(hooks)),
             history: Mutex::new(None),
             held: Mutex::default(),
+            recording: Mutex::new(recording),
             memory: Mutex::new(Memory {
                 state,
                 wrong: BTreeSet::new(),
@@ -458,6 +462,22 @@ impl Keeper {
         })();
         // What is still wrong is told by the next proof, a few seconds from now at most.
         drop(looked);
+    }
+
+    /// Looks at the flight recorder, and writes what is worth keeping.
+    pub fn record(&self) {
+        let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(recording) = recording.as_mut() else { return };
+        let had_trouble = recording.state().trouble.is_some();
+        // Whoever has the lock is not waited for: the recorder would be overwritten meanwhile.
+        let place = Place { lock_wait: Duration::ZERO, ..self.place.clone() };
+        recording.look(&place.pins, || Control::open(&place, self.author("run")));
+        let state = recording.state().clone();
+        // Once: what it says names another file each time.
+        if let Some(trouble) = state.trouble.as_ref().filter(|_| !had_trouble) {
+            self.tell(&Event::new(EventKind::RecordUnusable, trouble));
+        }
+        self.memory().state.record = Some(state);
     }
 
     /// Records a sample of what was counted.

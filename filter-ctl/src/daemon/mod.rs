@@ -8,12 +8,14 @@ pub mod client;
 pub mod crowdsec;
 pub mod event;
 mod figures;
+pub mod files;
 mod follow;
 pub mod hooks;
 mod keeper;
 mod lists;
 pub mod log;
 pub mod protocol;
+mod record;
 mod server;
 pub mod state;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub crowdsec: Option<CrowdsecConfig>,
     /// Where figures are offered.
     pub metrics: Option<Address>,
+    /// How large and old the files of what was recorded get; nothing where none are written.
+    pub record: Option<files::Bounds>,
     /// Time between two proofs.
     pub proof_interval: Duration,
     /// Whether to keep all of the verifier's log.
@@ -117,6 +121,17 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     for timer in [&mut proofs, &mut samples] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    let recording = tokio::spawn({
+        let keeper = Arc::clone(&keeper);
+        let mut looks = interval(record::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        async move {
+            loop {
+                looks.tick().await;
+                on_thread(&keeper, Keeper::record).await;
+            }
+        }
+    });
     let watch = tokio::spawn(watch(Arc::clone(&keeper), config.proof_interval));
     let sampling = tokio::spawn({
         let keeper = Arc::clone(&keeper);
@@ -161,6 +176,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     notify(&[NotifyState::Stopping]);
     watch.abort();
     sampling.abort();
+    recording.abort();
     refreshing.iter().for_each(tokio::task::JoinHandle::abort);
     if let Some(figures) = figures {
         figures.abort();

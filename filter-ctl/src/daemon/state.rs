@@ -33,6 +33,21 @@ pub struct DaemonState {
     pub events: BTreeMap<String, u64>,
     /// How it goes with CrowdSec, where that is followed.
     pub crowdsec: Option<CrowdsecState>,
+    /// How it goes with the files of what was recorded, where they are written.
+    pub record: Option<RecordState>,
+}
+
+/// How it goes with the files of what was recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordState {
+    /// Samples written since the daemon started.
+    pub written: u64,
+    /// Samples that were left out, since there were many like them.
+    pub thinned: u64,
+    /// Samples that were overwritten before they were read, or could not be written.
+    pub lost: u64,
+    /// Why the last ones could not be written.
+    pub trouble: Option<String>,
 }
 
 /// How it goes with CrowdSec.

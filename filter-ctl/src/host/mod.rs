@@ -6,11 +6,13 @@ pub mod sockets;
 pub mod ssh;
 pub mod users;
 
+use std::ffi::CStr;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use filter_common::Clock;
+use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Runs one netlink conversation to its end.
@@ -27,6 +29,35 @@ pub fn monotonic_now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+/// The wall clock as it stands now beside CLOCK_MONOTONIC: what turns moments of the one into the other's. A clock that is
+/// set later moves no moment that was turned before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WallClock(Duration);
+
+impl WallClock {
+    /// Reads both clocks, three times, and keeps the reading that was interrupted least.
+    pub fn now() -> Self {
+        let read = |_| {
+            let before = monotonic_now();
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let took = monotonic_now() - before;
+            // The kernel does not let the wall clock be set to before the boot.
+            (took, wall.saturating_sub(before + took / 2))
+        };
+        Self((0..3).map(read).min().map_or(Duration::ZERO, |(_, offset)| offset))
+    }
+
+    /// The time since 1970 at a moment of CLOCK_MONOTONIC.
+    pub fn since_1970(self, moment: Duration) -> Duration {
+        self.0 + moment
+    }
+
+    /// A moment of CLOCK_MONOTONIC as a time of day.
+    pub fn time(self, moment: Duration) -> SystemTime {
+        UNIX_EPOCH + self.since_1970(moment)
+    }
 }
 
 /// [`monotonic_now_s`] as the clock of the tables.
@@ -46,6 +77,13 @@ pub fn monotonic_now_s() -> u32 {
 /// A moment of CLOCK_MONOTONIC in whole seconds, as the program reads it: 136 years fit.
 pub fn whole_seconds(moment: Duration) -> u32 {
     u32::try_from(moment.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// The machine and its kernel, in words: `x86_64`, and `Linux 6.1.0-18-amd64`.
+pub fn machine_and_kernel() -> (String, String) {
+    let system = uname();
+    let text = |text: &CStr| text.to_string_lossy().into_owned();
+    (text(system.machine()), format!("{} {}", text(system.sysname()), text(system.release())))
 }
 
 /// What tells this boot from all others: deadlines on CLOCK_MONOTONIC mean nothing in another.

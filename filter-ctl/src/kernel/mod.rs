@@ -18,6 +18,7 @@ pub mod maps;
 pub mod pins;
 pub mod program;
 pub mod proof;
+pub mod reader;
 pub mod recorder;
 pub mod refusal;
 pub mod renames;

@@ -1,7 +1,11 @@
 //! The flight recorder's samples as values: what was recorded of a frame, and what that stands for. Reading them from
 //! the kernel is `kernel::recorder`'s business.
 
+pub mod entries;
 pub mod headers;
+pub mod pcapng;
+pub mod thinning;
+pub mod wanted;
 
 use std::time::Duration;
 
@@ -102,4 +106,28 @@ pub struct Cursor(pub(crate) Vec<Read>);
 pub(crate) struct Read {
     pub sequence: u64,
     pub number: u64,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A sample of this ring, taken at this time, with nothing else that matters.
+    pub fn sample(cpu: u32, ring: u32, time: Duration) -> Sample {
+        Sample {
+            stream: Stream { cpu, ring },
+            sequence: 1,
+            number: 1,
+            stands_for: 1,
+            time,
+            ifindex: 2,
+            interface: Some("eth0".into()),
+            queue: 0,
+            reason: Reason::Blocked,
+            verdict: Verdict::Drop,
+            entry: None,
+            length: 0,
+            frame: Bytes::new(),
+        }
+    }
 }

@@ -1,0 +1,37 @@
+//! Recording frames that pass, for a time.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Control;
+use crate::host::monotonic_now;
+use crate::kernel::recorder::Recorder;
+
+impl Control {
+    /// Records frames that pass for a time from now on, or no more; written into the audit log first. Returns until when, in
+    /// seconds of CLOCK_MONOTONIC; zero for not at all.
+    ///
+    /// # Errors
+    ///
+    /// If the recorder can't be opened.
+    pub fn record_passed(&mut self, span: Option<Duration>) -> Result<u64> {
+        let recorder = Recorder::open(self.filter.pins())?;
+        self.note(json!({ "record_passed_s": span.map_or(0, |span| span.as_secs()) }));
+        // Up to the end of the second: never shorter than asked for.
+        let until_s = span.map_or(0, |span| (monotonic_now() + span).as_secs() + 1);
+        recorder.record_passed(until_s);
+        Ok(recorder.recording_passed())
+    }
+
+    /// For how long frames that pass are still recorded; nothing if they are not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::record_passed`].
+    pub fn recording_passed(&self) -> Result<Option<Duration>> {
+        let until = Duration::from_secs(Recorder::open(self.filter.pins())?.recording_passed());
+        Ok(until.checked_sub(monotonic_now()).filter(|left| !left.is_zero()))
+    }
+}

@@ -1,0 +1,56 @@
+//! Follows the recorder: what is new since it was last asked, and whether it is still the one that programs write to.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::Result;
+use filter_common::abi::RINGS;
+
+use super::builds::require_ours;
+use super::pins::Pins;
+use super::recorder::Recorder;
+use crate::record::{Cursor, Reading};
+
+/// The recorder of the loaded filter, and how far it was read.
+pub struct Reader {
+    pins: Pins,
+    recorder: Recorder,
+    cursor: Cursor,
+    /// The pin by which it was opened: file system and number.
+    pin: Option<(u64, u64)>,
+}
+
+impl Reader {
+    /// Opens the recorder below `pins`, at its beginning.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::open`]; [`OtherBuild`](super::builds::OtherBuild) if the filter is another build's.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        require_ours(pins)?;
+        // Before it: what is pinned anew in between is noticed then.
+        let pin = pin_of(pins);
+        Ok(Self { pins: pins.clone(), recorder: Recorder::open(pins)?, cursor: Cursor::default(), pin })
+    }
+
+    /// Reads what is new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::read`].
+    pub fn read(&mut self) -> Result<Reading> {
+        self.recorder.read(&mut self.cursor)
+    }
+
+    /// Whether programs that are loaded now write to it: after `unload` they don't, and after another `load` there is
+    /// another one.
+    pub fn is_current(&self) -> bool {
+        self.pin.is_some() && pin_of(&self.pins) == self.pin
+    }
+}
+
+/// What tells a pin from one that takes its place.
+fn pin_of(pins: &Pins) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(pins.map(&RINGS)).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
