@@ -18,6 +18,7 @@ mod run;
 mod show;
 mod stats;
 mod status;
+mod top;
 mod unload;
 mod upgrade;
 mod verify;
@@ -77,6 +78,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Export(args) => export::run(session, args),
         Command::Stats(args) => stats::run(session, args),
         Command::History(args) => history::run(session, args),
+        Command::Top(args) => top::run(session, args),
         Command::Show(args) => show::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Malformed(command) => malformed::run(session, command),

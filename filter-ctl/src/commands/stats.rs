@@ -70,7 +70,7 @@ pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
 }
 
 /// Reads all counters.
-fn snapshot(filter: &Filter) -> Result<Snapshot> {
+pub(super) fn snapshot(filter: &Filter) -> Result<Snapshot> {
     let at = monotonic_now();
     let interfaces = filter.maps().interface_counts()?;
     let entries = filter.counted()?.into_iter().filter(|(_, entry, _)| !entry.owner.is_canary());

@@ -56,10 +56,13 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Malformed(MalformedCommand::List) => Kind::Look,
         Command::Malformed(_) => Kind::Change,
         Command::Stats(args) if args.watch.is_some() || args.over > LONGEST_LOOK => Kind::Own,
+        // It takes long, or turns the recording on.
+        Command::Top(args) if args.for_time.is_some() => Kind::Own,
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
         Command::Audit(_) | Command::History(_) | Command::Verify | Command::Metrics => Kind::Look,
+        Command::Top(_) => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.
         Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
         Command::Completions { .. } => Kind::Own,

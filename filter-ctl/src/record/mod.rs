@@ -1,7 +1,9 @@
 //! The flight recorder's samples as values: what was recorded of a frame, and what that stands for. Reading them from
 //! the kernel is `kernel::recorder`'s business.
 
+pub mod estimate;
 pub mod headers;
+pub mod top;
 
 use std::time::Duration;
 

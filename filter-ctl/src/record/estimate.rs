@@ -1,0 +1,527 @@
+//! What samples say of all frames: estimates, each with the interval in which the true number lies in 95 of 100 cases.
+//!
+//! Each ring is a stratum whose size is known: its head counts all frames. Those that are sampled are known; only the
+//! others are estimated, so where every frame was sampled there is no error. The frames between two samples are
+//! divided between both, those before the first and behind the last are theirs.
+//!
+//! Within a ring a key's share of the frames that were not sampled has Wilson's interval (E. B. Wilson, Probable
+//! inference, the law of succession, and statistical inference, JASA 22, 1927), which keeps its promise where few or none
+//! were seen. Its number of observations is the effective one of unequal weights, (Σw)²/Σw² (Kish, Survey Sampling, 1965,
+//! 11.7), and with it the frames' own chance: 1/n = Σw²/(Σw)² + 1/Σw, which is the finite population's correction
+//! (Cochran, Sampling Techniques, 3rd ed. 1977, 2.6) for what is left of the population.
+//!
+//! Strata are independent, so the squares of their errors add up (Cochran, 5.4): the distance of each ring's lower bound
+//! from its estimate, and of its upper one apart from that, since Wilson's interval is lopsided (Zou and Donner,
+//! Construction of confidence intervals about functions of parameters, Statistics in Medicine 27, 2008). A ring in
+//! which a key was not seen adds the square of its upper bound for a share of nothing, about 3.84 frames in each that is
+//! kept. A ring of which no sample is kept says nothing, so it adds all its frames to every upper bound.
+//!
+//! What this assumes is that frames of which samples were overwritten were like those of which samples are kept;
+//! [`Totals::overwritten_share`] says how many that are. Reading during a flood, nothing is overwritten unread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Head, Sample, Stream};
+
+/// The normal distribution's quantile of 97.5 %.
+const Z: f64 = 1.959_964;
+
+/// The longest that a ring lets frames pass before it samples one: 250 ticks of a kernel with 100 a second.
+const LONGEST_REST: Duration = Duration::from_millis(2500);
+
+/// How many, with an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Frames.
+    pub packets: u64,
+    /// At least so many: in 97.5 of 100 cases, and never fewer than were seen.
+    pub packets_lower: u64,
+    /// At most so many: in 97.5 of 100 cases, and never more than there were.
+    pub packets_upper: u64,
+    /// Bytes in these.
+    pub bytes: u64,
+    /// At least so many.
+    pub bytes_lower: u64,
+    /// At most so many.
+    pub bytes_upper: u64,
+    /// Samples that this rests on.
+    pub samples: u64,
+}
+
+impl Estimate {
+    /// What was counted.
+    pub fn exact(packets: u64, bytes: u64) -> Self {
+        Self {
+            packets,
+            packets_lower: packets,
+            packets_upper: packets,
+            bytes,
+            bytes_lower: bytes,
+            bytes_upper: bytes,
+            samples: 0,
+        }
+    }
+
+    /// Whether it has no error.
+    pub fn is_exact(&self) -> bool {
+        self.packets_lower == self.packets_upper
+    }
+
+    /// The larger of the two distances to the bounds, in frames.
+    pub fn error(&self) -> u64 {
+        (self.packets_upper.saturating_sub(self.packets))
+            .max(self.packets.saturating_sub(self.packets_lower))
+    }
+
+    /// This, and what was counted besides.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            packets_lower: self.packets_lower.saturating_add(other.packets_lower),
+            packets_upper: self.packets_upper.saturating_add(other.packets_upper),
+            bytes: self.bytes.saturating_add(other.bytes),
+            bytes_lower: self.bytes_lower.saturating_add(other.bytes_lower),
+            bytes_upper: self.bytes_upper.saturating_add(other.bytes_upper),
+            samples: self.samples.saturating_add(other.samples),
+        }
+    }
+}
+
+/// What all estimates rest on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Frames of all rings that were looked at.
+    pub frames: u64,
+    /// Samples taken of them.
+    pub sampled: u64,
+    /// Samples that were still there to be read.
+    pub kept: u64,
+    /// Share of the frames that no kept sample is of: those that are estimated.
+    pub unsampled_share: f64,
+    /// Share of the frames that lie between two samples of which those between were overwritten.
+    pub overwritten_share: f64,
+}
+
+/// What was estimated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimates<K> {
+    /// All that have a key.
+    pub whole: Estimate,
+    /// Each key that was seen, in no order.
+    pub keys: Vec<(K, Estimate)>,
+    /// What it rests on.
+    pub totals: Totals,
+}
+
+/// Samples, added up by ring and key.
+#[derive(Clone, Debug)]
+pub struct Tally<K> {
+    since: Option<Duration>,
+    rings: BTreeMap<Stream, Stratum<K>>,
+}
+
+#[derive(Clone, Debug)]
+struct Stratum<K> {
+    /// The last frame that is known by a sample, or where the time begins that is asked about.
+    last: Mark,
+    /// The sample whose frames are not all known yet.
+    pending: Option<Weighted<K>>,
+    samples: u64,
+    /// Of the weights: how many frames each sample stands for beside its own.
+    weights: Weights,
+    /// Frames that may lie before the time that is asked about, and how many of them likely don't.
+    unsure: u64,
+    unsure_within: f64,
+    /// Frames of which no sample is kept, if all there may be lie in the time that is asked about.
+    unknown: u64,
+    overwritten: u64,
+    /// Samples taken before the first one that counts.
+    before: u64,
+    taken: u64,
+    whole: Part,
+    keys: HashMap<K, Part>,
+}
+
+/// A frame of a ring.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    number: u64,
+    sequence: u64,
+    time: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+struct Weighted<K> {
+    key: Option<K>,
+    length: u32,
+    weight: f64,
+}
+
+/// Weights and their squares.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weights {
+    sum: f64,
+    squares: f64,
+}
+
+/// What of a ring has a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    seen: u64,
+    weight: f64,
+    bytes_seen: u64,
+    bytes_weight: f64,
+    lengths: Lengths,
+}
+
+/// Lengths of frames, each as often as its sample stands for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lengths {
+    weights: Weights,
+    sum: f64,
+    squares: f64,
+}
+
+impl<K> Default for Stratum<K> {
+    fn default() -> Self {
+        Self {
+            last: Mark::default(),
+            pending: None,
+            samples: 0,
+            weights: Weights::default(),
+            unsure: 0,
+            unsure_within: 0.0,
+            unknown: 0,
+            overwritten: 0,
+            before: 0,
+            taken: 0,
+            whole: Part::default(),
+            keys: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash> Tally<K> {
+    /// Of everything that the rings counted, or of what came from this moment of CLOCK_MONOTONIC on.
+    pub fn new(since: Option<Duration>) -> Self {
+        Self { since, rings: BTreeMap::new() }
+    }
+
+    /// Of what comes after these heads were read.
+    pub fn after(heads: &[Head]) -> Self {
+        let stratum = |head: &Head| {
+            let last = Mark { number: head.seen, sequence: head.taken, time: None };
+            (head.stream, Stratum { last, before: head.taken, ..Stratum::default() })
+        };
+        Self { since: None, rings: heads.iter().map(stratum).collect() }
+    }
+
+    /// Adds a sample; without a key it is none of those that are asked about. Those of a ring come in their order.
+    pub fn add(&mut self, sample: &Sample, key: Option<K>) {
+        let ring = self.rings.entry(sample.stream).or_default();
+        let mark = Mark { number: sample.number, sequence: sample.sequence, time: Some(sample.time) };
+        if sample.number <= ring.last.number {
+            return; // of a time before the one that is asked about
+        }
+        if self.since.is_some_and(|since| sample.time < since) {
+            ring.last = mark;
+            return;
+        }
+        let gap = sample.number - ring.last.number - 1;
+        let is_next = sample.sequence == ring.last.sequence + 1;
+        if !is_next {
+            ring.overwritten += gap;
+        }
+        let frames = float(gap);
+        let weight = match (ring.pending.take(), self.since) {
+            (Some(mut before), _) => {
+                before.weight += frames / 2.0;
+                ring.count(before);
+                frames / 2.0
+            }
+            (None, None) => frames,
+            (None, Some(since)) => {
+                ring.unsure_within = frames * share_after(since, ring.last.time, sample.time, is_next);
+                ring.unsure = if ring.unsure_within > 0.0 { gap } else { 0 };
+                ring.before = sample.sequence - 1;
+                ring.unsure_within
+            }
+        };
+        ring.pending = Some(Weighted { key, length: sample.length, weight });
+        ring.last = mark;
+    }
+
+    /// The estimates, given what the rings had counted when the last sample had been read. Frames behind the last sample of
+    /// a ring that has no head here are left out. `is_told` says of which rings all frames are among those that are asked
+    /// about, and `by_ring` that these have the same key in each, too.
+    pub fn estimates(mut self, heads: &[Head], is_told: impl Fn(Stream) -> bool, by_ring: bool) -> Estimates<K> {
+        for head in heads {
+            self.rings.entry(head.stream).or_default().end(head, self.since);
+        }
+        for ring in self.rings.values_mut() {
+            if let Some(last) = ring.pending.take() {
+                ring.count(last);
+            }
+        }
+        let totals = self.totals();
+        let nowhere = self.rings.iter().fold(Sum::default(), |sum, (stream, ring)| {
+            sum.without(&ring.found(by_ring && is_told(*stream)))
+        });
+        let mut whole = Sum::default();
+        let mut keys: HashMap<K, Sum> = HashMap::new();
+        for (stream, ring) in self.rings {
+            let found = ring.found(is_told(stream));
+            whole = whole.without(&found);
+            whole.add(&found, &ring.whole);
+            let found = Found { is_told: by_ring && found.is_told, ..found };
+            for (key, part) in ring.keys {
+                keys.entry(key).or_insert(nowhere).add(&found, &part);
+            }
+        }
+        let variance = whole.lengths.variance();
+        let keys = keys.into_iter().map(|(key, sum)| (key, sum.estimate(variance))).collect();
+        Estimates { whole: whole.estimate(variance), keys, totals }
+    }
+
+    fn totals(&self) -> Totals {
+        let sum = |of: fn(&Stratum<K>) -> f64| self.rings.values().map(of).sum::<f64>();
+        let kept: u64 = self.rings.values().map(|ring| ring.samples).sum();
+        let unsampled = sum(|ring| ring.weights.sum + float(ring.unknown));
+        let frames = unsampled + float(kept);
+        let share = |part: f64| if frames > 0.0 { (part / frames).clamp(0.0, 1.0) } else { 0.0 };
+        Totals {
+            frames: whole_number(frames.round()),
+            sampled: self.rings.values().map(|ring| ring.taken.max(ring.samples)).sum(),
+            kept,
+            unsampled_share: share(unsampled),
+            overwritten_share: share(sum(|ring| float(ring.overwritten))),
+        }
+    }
+}
+
+impl<K: Eq + Hash> Stratum<K> {
+    /// Counts a sample of which all that it stands for is known.
+    fn count(&mut self, Weighted { key, length, weight }: Weighted<K>) {
+        self.samples += 1;
+        self.weights.add(weight);
+        if let Some(key) = key {
+            self.whole.add(length, weight);
+            self.keys.entry(key).or_default().add(length, weight);
+        }
+    }
+
+    /// Adds the frames behind the last sample.
+    fn end(&mut self, head: &Head, since: Option<Duration>) {
+        let tail = head.seen.saturating_sub(self.last.number);
+        match (&mut self.pending, since, self.last.time) {
+            (Some(last), ..) => last.weight += float(tail),
+            // None of them is from after the ring would have sampled one.
+            (None, Some(since), Some(last)) if last + LONGEST_REST <= since => {}
+            (None, ..) => self.unknown = tail,
+        }
+        let counts = self.pending.is_some() || since.is_none();
+        self.taken = if counts { head.taken.saturating_sub(self.before) } else { 0 };
+    }
+
+    /// The ring as a stratum. `is_told` says that all its frames have the same key.
+    fn found(&self, is_told: bool) -> Found {
+        let unsampled = self.weights.sum;
+        let least = (unsampled - self.unsure_within).max(0.0);
+        let most = least + float(self.unsure);
+        let effective = self.weights.effective().unwrap_or(float(self.samples));
+        Found {
+            samples: self.samples,
+            unsampled,
+            least,
+            most,
+            unknown: float(self.unknown),
+            observations: 1.0 / (1.0 / effective + 1.0 / most),
+            is_told,
+        }
+    }
+}
+
+/// A ring as a stratum.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    samples: u64,
+    /// Frames that no sample is of; at least and at most.
+    unsampled: f64,
+    least: f64,
+    most: f64,
+    /// Frames of a ring without samples.
+    unknown: f64,
+    /// How many frames drawn by chance the samples are worth.
+    observations: f64,
+    is_told: bool,
+}
+
+impl Found {
+    /// The bounds of a share of the frames that no sample is of, of which this share of the samples is.
+    fn bounds(&self, share: f64) -> (f64, f64) {
+        if self.is_told { (share, share) } else { wilson(share, self.observations) }
+    }
+
+    /// Most frames that a key can have of which no sample is.
+    fn unseen(&self) -> f64 {
+        if self.most > 0.0 { self.most * self.bounds(0.0).1 } else { 0.0 }
+    }
+}
+
+/// A key's frames, summed up over rings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    packets: f64,
+    bytes: f64,
+    samples: u64,
+    bytes_seen: u64,
+    /// Squares of what the bounds lie below and above.
+    below: f64,
+    above: f64,
+    /// Frames that no sample is of, and those of rings without any.
+    unsampled: f64,
+    unknown: f64,
+    lengths: Lengths,
+}
+
+impl Sum {
+    /// Adds a ring in which nothing was seen.
+    fn without(mut self, ring: &Found) -> Self {
+        self.above += ring.unseen().powi(2);
+        self.unsampled += ring.most;
+        self.unknown += ring.unknown;
+        self
+    }
+
+    /// Adds what was seen in a ring that was added without it.
+    fn add(&mut self, ring: &Found, part: &Part) {
+        if part.seen == 0 {
+            return;
+        }
+        let share =
+            if ring.unsampled > 0.0 { part.weight / ring.unsampled } else { float(part.seen) / float(ring.samples) };
+        let packets = ring.unsampled * share;
+        self.packets += float(part.seen) + packets;
+        if ring.most > 0.0 {
+            let (lower, upper) = ring.bounds(share);
+            self.below += (packets - ring.least * lower).max(0.0).powi(2);
+            self.above += (ring.most * upper - packets).max(0.0).powi(2) - ring.unseen().powi(2);
+        }
+        self.samples += part.seen;
+        self.bytes_seen += part.bytes_seen;
+        self.bytes += float(part.bytes_seen) + part.bytes_weight;
+        self.lengths = self.lengths.plus(&part.lengths);
+    }
+
+    /// The estimate. Where there are too few samples of it to tell how its lengths vary, they do so by `variance` at least.
+    fn estimate(&self, variance: f64) -> Estimate {
+        /// Samples that tell how lengths vary.
+        const ENOUGH: f64 = 10.0;
+        if self.samples == 0 {
+            return Estimate { packets_upper: whole_number(self.unknown), ..Estimate::default() };
+        }
+        let seen = float(self.samples);
+        let lower = (self.packets - self.below.sqrt()).max(seen);
+        let upper = (self.packets + self.above.max(0.0).sqrt()).min(seen + self.unsampled) + self.unknown;
+        let (own, observations) = (self.lengths.variance(), self.lengths.weights.effective().unwrap_or(1.0));
+        let variance = if observations < ENOUGH { own.max(variance) } else { own };
+        let mean = self.bytes / self.packets;
+        let by_length = Z * (self.packets - seen).max(0.0) * (variance / observations).sqrt();
+        let error = |packets: f64| (packets * mean).hypot(by_length);
+        let bytes_seen = float(self.bytes_seen);
+        Estimate {
+            packets: whole_number(self.packets.round()),
+            packets_lower: whole_number(lower.floor()),
+            packets_upper: whole_number(upper.ceil()),
+            bytes: whole_number(self.bytes.round()),
+            bytes_lower: whole_number((self.bytes - error(self.packets - lower)).max(bytes_seen).floor()),
+            bytes_upper: whole_number((self.bytes + error(upper - self.packets)).ceil()),
+            samples: self.samples,
+        }
+    }
+}
+
+impl Part {
+    fn add(&mut self, length: u32, weight: f64) {
+        self.seen += 1;
+        self.weight += weight;
+        self.bytes_seen += u64::from(length);
+        self.bytes_weight += weight * f64::from(length);
+        self.lengths.add(length.into(), 1.0 + weight);
+    }
+}
+
+impl Weights {
+    fn add(&mut self, weight: f64) {
+        self.sum += weight;
+        self.squares += weight * weight;
+    }
+
+    /// How many observations of equal weight they are worth; nothing where there is no weight.
+    fn effective(&self) -> Option<f64> {
+        (self.squares > 0.0).then(|| self.sum * self.sum / self.squares)
+    }
+}
+
+impl Lengths {
+    fn add(&mut self, length: f64, weight: f64) {
+        self.weights.add(weight);
+        self.sum += weight * length;
+        self.squares += weight * length * length;
+    }
+
+    fn plus(&self, other: &Self) -> Self {
+        Self {
+            weights: Weights {
+                sum: self.weights.sum + other.weights.sum,
+                squares: self.weights.squares + other.weights.squares,
+            },
+            sum: self.sum + other.sum,
+            squares: self.squares + other.squares,
+        }
+    }
+
+    fn variance(&self) -> f64 {
+        if self.weights.sum > 0.0 {
+            let mean = self.sum / self.weights.sum;
+            (self.squares / self.weights.sum - mean * mean).max(0.0)
+        } else {
+            0.0
+        }
+    }
+}
+
+/// Wilson's interval of a share that was found among so many observations.
+fn wilson(share: f64, observations: f64) -> (f64, f64) {
+    let share = share.clamp(0.0, 1.0);
+    let spread = Z * Z / observations;
+    let middle = share + spread / 2.0;
+    let half = (share * (1.0 - share) * spread + spread * spread / 4.0).sqrt();
+    (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
+}
+
+/// Which share of the frames between two samples came after `since`, if they came evenly.
+fn share_after(since: Duration, before: Option<Duration>, sample: Duration, is_next: bool) -> f64 {
+    // Where the sample before is gone, nothing is known: the middle is least wrong.
+    let Some(before) = before else { return 0.5 };
+    let end = if is_next { sample.min(before + LONGEST_REST) } else { sample };
+    let between = end.saturating_sub(before).as_secs_f64();
+    if between > 0.0 { (end.saturating_sub(since).as_secs_f64() / between).min(1.0) } else { 0.0 }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 frames, beyond any interface")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, not negative, and below 2^64")]
+fn whole_number(number: f64) -> u64 {
+    number as u64
+}
+
+#[cfg(test)]
+mod tests;
