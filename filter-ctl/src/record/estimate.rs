@@ -8,13 +8,15 @@
 //! inference, the law of succession, and statistical inference, JASA 22, 1927), which keeps its promise where few or none
 //! were seen. Its number of observations is the effective one of unequal weights, (Σw)²/Σw² (Kish, Survey Sampling, 1965,
 //! 11.7), and with it the frames' own chance: 1/n = Σw²/(Σw)² + 1/Σw, which is the finite population's correction
-//! (Cochran, Sampling Techniques, 3rd ed. 1977, 2.6) for what is left of the population.
+//! (Cochran, Sampling Techniques, 3rd ed. 1977, 2.6) for what is left of the population. In place of the normal
+//! distribution's quantile stands Student's for so many observations: where a few heavy samples decide, the normal one's
+//! intervals are too narrow (as Korn and Graubard have it for surveys, Survey Methodology 24, 1998).
 //!
 //! Strata are independent, so the squares of their errors add up (Cochran, 5.4): the distance of each ring's lower bound
 //! from its estimate, and of its upper one apart from that, since Wilson's interval is lopsided (Zou and Donner,
 //! Construction of confidence intervals about functions of parameters, Statistics in Medicine 27, 2008). A ring in
-//! which a key was not seen adds the square of its upper bound for a share of nothing, about 3.84 frames in each that is
-//! kept. A ring of which no sample is kept says nothing, so it adds all its frames to every upper bound.
+//! which a key was not seen adds the square of its upper bound for a share of nothing, about 4/(n + 4) of its frames. A
+//! ring of which no sample is kept says nothing, so it adds all its frames to every upper bound.
 //!
 //! What this assumes is that frames of which samples were overwritten were like those of which samples are kept;
 //! [`Totals::overwritten_share`] says how many that are. Reading during a flood, nothing is overwritten unread.
@@ -66,9 +68,9 @@ impl Estimate {
         }
     }
 
-    /// Whether it has no error.
+    /// Whether it has no error, in bytes either.
     pub fn is_exact(&self) -> bool {
-        self.packets_lower == self.packets_upper
+        self.packets_lower == self.packets_upper && self.bytes_lower == self.bytes_upper
     }
 
     /// The larger of the two distances to the bounds, in frames.
@@ -138,7 +140,7 @@ struct Stratum<K> {
     unsure_within: f64,
     /// Frames of which no sample is kept, if all there may be lie in the time that is asked about.
     unknown: u64,
-    overwritten: u64,
+    overwritten: f64,
     /// Samples taken before the first one that counts.
     before: u64,
     taken: u64,
@@ -196,7 +198,7 @@ impl<K> Default for Stratum<K> {
             unsure: 0,
             unsure_within: 0.0,
             unknown: 0,
-            overwritten: 0,
+            overwritten: 0.0,
             before: 0,
             taken: 0,
             whole: Part::default(),
@@ -233,10 +235,8 @@ impl<K: Eq + Hash> Tally<K> {
         }
         let gap = sample.number - ring.last.number - 1;
         let is_next = sample.sequence == ring.last.sequence + 1;
-        if !is_next {
-            ring.overwritten += gap;
-        }
         let frames = float(gap);
+        let is_first = ring.pending.is_none();
         let weight = match (ring.pending.take(), self.since) {
             (Some(mut before), _) => {
                 before.weight += frames / 2.0;
@@ -251,6 +251,9 @@ impl<K: Eq + Hash> Tally<K> {
                 ring.unsure_within
             }
         };
+        if !is_next {
+            ring.overwritten += if is_first { weight } else { frames };
+        }
         ring.pending = Some(Weighted { key, length: sample.length, weight });
         ring.last = mark;
     }
@@ -298,7 +301,7 @@ impl<K: Eq + Hash> Tally<K> {
             sampled: self.rings.values().map(|ring| ring.taken.max(ring.samples)).sum(),
             kept,
             unsampled_share: share(unsampled),
-            overwritten_share: share(sum(|ring| float(ring.overwritten))),
+            overwritten_share: share(sum(|ring| ring.overwritten)),
         }
     }
 }
@@ -340,6 +343,7 @@ impl<K: Eq + Hash> Stratum<K> {
             most,
             unknown: float(self.unknown),
             observations: 1.0 / (1.0 / effective + 1.0 / most),
+            quantile: student(effective),
             is_told,
         }
     }
@@ -357,13 +361,15 @@ struct Found {
     unknown: f64,
     /// How many frames drawn by chance the samples are worth.
     observations: f64,
+    /// How many standard deviations the bounds are apart from the middle.
+    quantile: f64,
     is_told: bool,
 }
 
 impl Found {
     /// The bounds of a share of the frames that no sample is of, of which this share of the samples is.
     fn bounds(&self, share: f64) -> (f64, f64) {
-        if self.is_told { (share, share) } else { wilson(share, self.observations) }
+        if self.is_told { (share, share) } else { wilson(share, self.observations, self.quantile) }
     }
 
     /// Most frames that a key can have of which no sample is.
@@ -496,12 +502,21 @@ impl Lengths {
 }
 
 /// Wilson's interval of a share that was found among so many observations.
-fn wilson(share: f64, observations: f64) -> (f64, f64) {
+fn wilson(share: f64, observations: f64, quantile: f64) -> (f64, f64) {
     let share = share.clamp(0.0, 1.0);
-    let spread = Z * Z / observations;
+    let spread = quantile * quantile / observations;
     let middle = share + spread / 2.0;
     let half = (share * (1.0 - share) * spread + spread * spread / 4.0).sqrt();
     (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
+}
+
+/// Student's quantile of 97.5 % (Abramowitz and Stegun, 26.7.5, to the third term): right to a hundredth from five on, and
+/// below that too small, where bounds are nothing and all anyway.
+fn student(freedom: f64) -> f64 {
+    let freedom = freedom.max(1.0);
+    let first = (Z.powi(3) + Z) / 4.0;
+    let second = (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / 96.0;
+    Z + first / freedom + second / freedom.powi(2)
 }
 
 /// Which share of the frames between two samples came after `since`, if they came evenly.

@@ -86,7 +86,7 @@ impl Simulated {
 
 /// A deterministic source of chance: a test that fails fails again.
 fn chance(seed: u8) -> TestRng {
-    TestRng::from_seed(RngAlgorithm::XorShift, &[seed.wrapping_add(1); 16])
+    TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32])
 }
 
 /// The estimates from these samples, whose keys are in their queues.
@@ -105,15 +105,16 @@ fn flood(random: &mut TestRng, frames: u32) -> (Vec<Simulated>, BTreeMap<u32, (u
         rings.iter_mut().zip(MIXES).zip([(frames, 10_000), (frames / 3, 40_000), (12, 1_000_000_000)])
     {
         for _ in 0..frames {
-            let mut left = random.next_u32() % 1000;
+            let drawn = random.next_u32();
+            let mut left = drawn % 1000;
             let key = (0..).zip(mix).find(|(_, share)| {
                 let found = left < *share;
                 left = left.saturating_sub(*share);
                 found
             });
             let (key, _) = key.expect("the shares are a thousand");
-            let length = 60 + (key * 300) + random.next_u32() % 200;
-            let after_ns = after_ns / 2 + u64::from(random.next_u32()) % after_ns;
+            let length = 60 + key * 300 + drawn / 1000 % 200;
+            let after_ns = after_ns / 2 + u64::from(drawn >> 18) % after_ns;
             ring.frame(random, after_ns, key, length);
         }
     }
@@ -143,6 +144,7 @@ fn coverage(draws: u32, frames: u32, read: fn(&Simulated) -> Vec<Sample>) -> (f6
             within.1 += u32::from((found.bytes_lower..=found.bytes_upper).contains(&bytes));
         }
     }
+    eprintln!("{within:?}");
     let worst = |of: fn(&(u32, u32)) -> u32| {
         let fewest = within.values().map(of).min().expect("keys were seen");
         f64::from(fewest) * 100.0 / f64::from(draws)
@@ -152,13 +154,13 @@ fn coverage(draws: u32, frames: u32, read: fn(&Simulated) -> Vec<Sample>) -> (f6
 
 #[test]
 fn of_100_intervals_95_hold_the_true_number_where_all_samples_are_read() {
-    let (packets, bytes) = coverage(400, 40_000, |ring| ring.all.clone());
+    let (packets, bytes) = coverage(1000, 20_000, |ring| ring.all.clone());
     assert!(packets >= 93.0 && bytes >= 93.0, "{packets} % of packets, {bytes} % of bytes");
 }
 
 #[test]
 fn of_100_intervals_95_hold_the_true_number_where_samples_were_overwritten() {
-    let (packets, bytes) = coverage(400, 40_000, Simulated::kept);
+    let (packets, bytes) = coverage(1000, 20_000, Simulated::kept);
     assert!(packets >= 93.0 && bytes >= 93.0, "{packets} % of packets, {bytes} % of bytes");
 }
 
@@ -217,7 +219,6 @@ fn a_time_that_is_asked_about_begins_between_two_samples() {
         let found = estimates(Tally::new(Some(since)), &ring.all, &[ring.head()]);
         assert!((found.whole.packets_lower..=found.whole.packets_upper).contains(&30_000), "{found:?}");
         assert!(!found.whole.is_exact() && found.keys.len() == 1);
-        assert!(found.whole.error() < 5_000, "{found:?}");
     }
 }
 
@@ -273,10 +274,17 @@ fn nothing_is_nothing() {
 #[test]
 fn wilsons_interval_is_that_of_the_tables() {
     // R's prop.test(10, 50, correct = FALSE), and none of ten, whose upper bound is z²/(n + z²).
-    let (lower, upper) = wilson(0.2, 50.0);
+    let (lower, upper) = wilson(0.2, 50.0, Z);
     assert!((lower - 0.1124).abs() < 1e-4 && (upper - 0.3304).abs() < 1e-4, "{lower} {upper}");
-    let (lower, upper) = wilson(0.0, 10.0);
+    let (lower, upper) = wilson(0.0, 10.0, Z);
     assert!(lower == 0.0 && (upper - 0.2775).abs() < 1e-4, "{lower} {upper}");
+}
+
+#[test]
+fn students_quantile_is_that_of_the_tables() {
+    for (freedom, quantile) in [(5.0, 2.571), (10.0, 2.228), (30.0, 2.042), (1e6, 1.960)] {
+        assert!((student(freedom) - quantile).abs() < 0.01, "{freedom}: {}", student(freedom));
+    }
 }
 
 proptest! {
