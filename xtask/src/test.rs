@@ -60,6 +60,8 @@ impl Level {
                     "lists_worker",
                     "--test",
                     "lists",
+                    "--test",
+                    "top",
                 ],
                 &["--package", "filter-tests", "--test", "lifecycle"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],

@@ -78,7 +78,8 @@ pub fn run(session: &Session, args: &TopArgs) -> Result<Exit> {
             answer.interval.map(|interval| number as f64 / interval.as_secs_f64())
         };
         let Row { estimate, .. } = row;
-        let (packets_per_second, bytes_per_second) = (per_second(estimate.packets), per_second(estimate.bytes));
+        let (packets_per_second, bytes_per_second) =
+            (per_second(estimate.packets), per_second(estimate.bytes));
         RowView { row, packets_per_second, bytes_per_second }
     };
     let Top { totals, whole, groups, rows } = answer.top;
@@ -126,8 +127,7 @@ fn so_far(session: &Session, args: &TopArgs, question: &Question, recorder: &Rec
     }
     let mut counting = Counting::new(question, since);
     counting.add(&reading);
-    let counted =
-        if since.is_none() { Counted::new(question, &counters, None) } else { Counted::default() };
+    let counted = if since.is_none() { Counted::new(question, &counters, None) } else { Counted::default() };
     let top = counting.finish(&reading.heads, &counted, &mixed(&counters), args.limit);
     Ok(Answer { top, interval: None, warnings })
 }
@@ -223,7 +223,10 @@ fn why_empty(args: &TopArgs) -> String {
     match (args.for_time, args.since) {
         (Some(time), _) => format!("no frame {what}{place} in these {}", humantime::format_duration(time)),
         (None, Some(time)) => {
-            format!("of the last {} no frame that {what}{place} is recorded", humantime::format_duration(time))
+            format!(
+                "of the last {} no frame that {what}{place} is recorded",
+                humantime::format_duration(time)
+            )
         }
         (None, None) => format!("no frame that {what}{place} is counted or recorded yet"),
     }
@@ -248,7 +251,11 @@ fn print(session: &Session, report: &Report) -> Result<()> {
             Cell::new(output::short(estimate.packets)),
             Cell::new(if *is_exact { "-".into() } else { output::short(estimate.error()) }),
             Cell::new(percent(*share_percent)),
-            Cell::new(if has_rates { output::rate(*packets_per_second) } else { output::short(estimate.bytes) }),
+            Cell::new(if has_rates {
+                output::rate(*packets_per_second)
+            } else {
+                output::short(estimate.bytes)
+            }),
             Cell::new(if *is_exact { "exact" } else { "estimate" }),
         ]);
     }

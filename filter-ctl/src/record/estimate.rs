@@ -21,16 +21,16 @@
 //! What this assumes is that frames of which samples were overwritten were like those of which samples are kept;
 //! [`Totals::overwritten_share`] says how many that are. Reading during a flood, nothing is overwritten unread.
 
+mod interval;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::interval::{Found, Part, Sum, Weights, float, student, whole_number};
 use super::{Head, Sample, Stream};
-
-/// The normal distribution's quantile of 97.5 %.
-const Z: f64 = 1.959_964;
 
 /// The longest that a ring lets frames pass before it samples one: 250 ticks of a kernel with 100 a second.
 const LONGEST_REST: Duration = Duration::from_millis(2500);
@@ -75,8 +75,7 @@ impl Estimate {
 
     /// The larger of the two distances to the bounds, in frames.
     pub fn error(&self) -> u64 {
-        (self.packets_upper.saturating_sub(self.packets))
-            .max(self.packets.saturating_sub(self.packets_lower))
+        (self.packets_upper.saturating_sub(self.packets)).max(self.packets.saturating_sub(self.packets_lower))
     }
 
     /// This, and what was counted besides.
@@ -163,31 +162,6 @@ struct Weighted<K> {
     weight: f64,
 }
 
-/// Weights and their squares.
-#[derive(Clone, Copy, Debug, Default)]
-struct Weights {
-    sum: f64,
-    squares: f64,
-}
-
-/// What of a ring has a key.
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    seen: u64,
-    weight: f64,
-    bytes_seen: u64,
-    bytes_weight: f64,
-    lengths: Lengths,
-}
-
-/// Lengths of frames, each as often as its sample stands for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lengths {
-    weights: Weights,
-    sum: f64,
-    squares: f64,
-}
-
 impl<K> Default for Stratum<K> {
     fn default() -> Self {
         Self {
@@ -261,7 +235,12 @@ impl<K: Eq + Hash> Tally<K> {
     /// The estimates, given what the rings had counted when the last sample had been read. Frames behind the last sample of
     /// a ring that has no head here are left out. `is_told` says of which rings all frames are among those that are asked
     /// about, and `by_ring` that these have the same key in each, too.
-    pub fn estimates(mut self, heads: &[Head], is_told: impl Fn(Stream) -> bool, by_ring: bool) -> Estimates<K> {
+    pub fn estimates(
+        mut self,
+        heads: &[Head],
+        is_told: impl Fn(Stream) -> bool,
+        by_ring: bool,
+    ) -> Estimates<K> {
         for head in heads {
             self.rings.entry(head.stream).or_default().end(head, self.since);
         }
@@ -349,176 +328,6 @@ impl<K: Eq + Hash> Stratum<K> {
     }
 }
 
-/// A ring as a stratum.
-#[derive(Clone, Copy, Debug)]
-struct Found {
-    samples: u64,
-    /// Frames that no sample is of; at least and at most.
-    unsampled: f64,
-    least: f64,
-    most: f64,
-    /// Frames of a ring without samples.
-    unknown: f64,
-    /// How many frames drawn by chance the samples are worth.
-    observations: f64,
-    /// How many standard deviations the bounds are apart from the middle.
-    quantile: f64,
-    is_told: bool,
-}
-
-impl Found {
-    /// The bounds of a share of the frames that no sample is of, of which this share of the samples is.
-    fn bounds(&self, share: f64) -> (f64, f64) {
-        if self.is_told { (share, share) } else { wilson(share, self.observations, self.quantile) }
-    }
-
-    /// Most frames that a key can have of which no sample is.
-    fn unseen(&self) -> f64 {
-        if self.most > 0.0 { self.most * self.bounds(0.0).1 } else { 0.0 }
-    }
-}
-
-/// A key's frames, summed up over rings.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sum {
-    packets: f64,
-    bytes: f64,
-    samples: u64,
-    bytes_seen: u64,
-    /// Squares of what the bounds lie below and above.
-    below: f64,
-    above: f64,
-    /// Frames that no sample is of, and those of rings without any.
-    unsampled: f64,
-    unknown: f64,
-    lengths: Lengths,
-}
-
-impl Sum {
-    /// Adds a ring in which nothing was seen.
-    fn without(mut self, ring: &Found) -> Self {
-        self.above += ring.unseen().powi(2);
-        self.unsampled += ring.most;
-        self.unknown += ring.unknown;
-        self
-    }
-
-    /// Adds what was seen in a ring that was added without it.
-    fn add(&mut self, ring: &Found, part: &Part) {
-        if part.seen == 0 {
-            return;
-        }
-        let share =
-            if ring.unsampled > 0.0 { part.weight / ring.unsampled } else { float(part.seen) / float(ring.samples) };
-        let packets = ring.unsampled * share;
-        self.packets += float(part.seen) + packets;
-        if ring.most > 0.0 {
-            let (lower, upper) = ring.bounds(share);
-            self.below += (packets - ring.least * lower).max(0.0).powi(2);
-            self.above += (ring.most * upper - packets).max(0.0).powi(2) - ring.unseen().powi(2);
-        }
-        self.samples += part.seen;
-        self.bytes_seen += part.bytes_seen;
-        self.bytes += float(part.bytes_seen) + part.bytes_weight;
-        self.lengths = self.lengths.plus(&part.lengths);
-    }
-
-    /// The estimate. Where there are too few samples of it to tell how its lengths vary, they do so by `variance` at least.
-    fn estimate(&self, variance: f64) -> Estimate {
-        /// Samples that tell how lengths vary.
-        const ENOUGH: f64 = 10.0;
-        if self.samples == 0 {
-            return Estimate { packets_upper: whole_number(self.unknown), ..Estimate::default() };
-        }
-        let seen = float(self.samples);
-        let lower = (self.packets - self.below.sqrt()).max(seen);
-        let upper = (self.packets + self.above.max(0.0).sqrt()).min(seen + self.unsampled) + self.unknown;
-        let (own, observations) = (self.lengths.variance(), self.lengths.weights.effective().unwrap_or(1.0));
-        let variance = if observations < ENOUGH { own.max(variance) } else { own };
-        let mean = self.bytes / self.packets;
-        let by_length = Z * (self.packets - seen).max(0.0) * (variance / observations).sqrt();
-        let error = |packets: f64| (packets * mean).hypot(by_length);
-        let bytes_seen = float(self.bytes_seen);
-        Estimate {
-            packets: whole_number(self.packets.round()),
-            packets_lower: whole_number(lower.floor()),
-            packets_upper: whole_number(upper.ceil()),
-            bytes: whole_number(self.bytes.round()),
-            bytes_lower: whole_number((self.bytes - error(self.packets - lower)).max(bytes_seen).floor()),
-            bytes_upper: whole_number((self.bytes + error(upper - self.packets)).ceil()),
-            samples: self.samples,
-        }
-    }
-}
-
-impl Part {
-    fn add(&mut self, length: u32, weight: f64) {
-        self.seen += 1;
-        self.weight += weight;
-        self.bytes_seen += u64::from(length);
-        self.bytes_weight += weight * f64::from(length);
-        self.lengths.add(length.into(), 1.0 + weight);
-    }
-}
-
-impl Weights {
-    fn add(&mut self, weight: f64) {
-        self.sum += weight;
-        self.squares += weight * weight;
-    }
-
-    /// How many observations of equal weight they are worth; nothing where there is no weight.
-    fn effective(&self) -> Option<f64> {
-        (self.squares > 0.0).then(|| self.sum * self.sum / self.squares)
-    }
-}
-
-impl Lengths {
-    fn add(&mut self, length: f64, weight: f64) {
-        self.weights.add(weight);
-        self.sum += weight * length;
-        self.squares += weight * length * length;
-    }
-
-    fn plus(&self, other: &Self) -> Self {
-        Self {
-            weights: Weights {
-                sum: self.weights.sum + other.weights.sum,
-                squares: self.weights.squares + other.weights.squares,
-            },
-            sum: self.sum + other.sum,
-            squares: self.squares + other.squares,
-        }
-    }
-
-    fn variance(&self) -> f64 {
-        if self.weights.sum > 0.0 {
-            let mean = self.sum / self.weights.sum;
-            (self.squares / self.weights.sum - mean * mean).max(0.0)
-        } else {
-            0.0
-        }
-    }
-}
-
-/// Wilson's interval of a share that was found among so many observations.
-fn wilson(share: f64, observations: f64, quantile: f64) -> (f64, f64) {
-    let share = share.clamp(0.0, 1.0);
-    let spread = quantile * quantile / observations;
-    let middle = share + spread / 2.0;
-    let half = (share * (1.0 - share) * spread + spread * spread / 4.0).sqrt();
-    (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
-}
-
-/// Student's quantile of 97.5 % (Abramowitz and Stegun, 26.7.5, to the third term): right to a hundredth from five on, and
-/// below that too small, where bounds are nothing and all anyway.
-fn student(freedom: f64) -> f64 {
-    let freedom = freedom.max(1.0);
-    let first = (Z.powi(3) + Z) / 4.0;
-    let second = (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / 96.0;
-    Z + first / freedom + second / freedom.powi(2)
-}
-
 /// Which share of the frames between two samples came after `since`, if they came evenly.
 fn share_after(since: Duration, before: Option<Duration>, sample: Duration, is_next: bool) -> f64 {
     // Where the sample before is gone, nothing is known: the middle is least wrong.
@@ -526,16 +335,6 @@ fn share_after(since: Duration, before: Option<Duration>, sample: Duration, is_n
     let end = if is_next { sample.min(before + LONGEST_REST) } else { sample };
     let between = end.saturating_sub(before).as_secs_f64();
     if between > 0.0 { (end.saturating_sub(since).as_secs_f64() / between).min(1.0) } else { 0.0 }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 frames, beyond any interface")]
-fn float(number: u64) -> f64 {
-    number as f64
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, not negative, and below 2^64")]
-fn whole_number(number: f64) -> u64 {
-    number as u64
 }
 
 #[cfg(test)]

@@ -202,25 +202,26 @@ impl Counted {
             for interface in now.interfaces.iter().filter(|interface| asked(&interface.name)) {
                 // The same name loaded anew is another count.
                 let then = before.and_then(|before| {
-                    before.interfaces.iter().find(|then| {
-                        (&then.name, then.loaded_s) == (&interface.name, interface.loaded_s)
-                    })
+                    before
+                        .interfaces
+                        .iter()
+                        .find(|then| (&then.name, then.loaded_s) == (&interface.name, interface.loaded_s))
                 });
                 for (reason, verdict, counter) in &interface.by_reason {
                     if *verdict == question.verdict {
                         let then = then.map(|then| then.of(*reason, *verdict)).unwrap_or_default();
                         let sum = counted.reasons.entry(*reason).or_default();
                         let grown = grown(*counter, then);
-                        *sum = Counter { packets: sum.packets + grown.packets, bytes: sum.bytes + grown.bytes };
+                        *sum =
+                            Counter { packets: sum.packets + grown.packets, bytes: sum.bytes + grown.bytes };
                     }
                 }
             }
         }
         let made = |counts: &EntryCounts| (counts.entry.key, counts.entry.created_s);
-        let before: HashMap<Made, Counter> =
-            before.map_or_else(HashMap::new, |before| {
-                before.entries.iter().map(|counts| (made(counts), counts.counter)).collect()
-            });
+        let before: HashMap<Made, Counter> = before.map_or_else(HashMap::new, |before| {
+            before.entries.iter().map(|counts| (made(counts), counts.counter)).collect()
+        });
         let answers = |key: &Key| key.action.verdict() == question.verdict && question.is_answered_by(key);
         for counts in now.entries.iter().filter(|counts| answers(&counts.entry.key)) {
             let then = before.get(&made(counts)).copied().unwrap_or_default();
@@ -322,8 +323,10 @@ impl<'q> Counting<'q> {
         } else {
             whole = Estimate::default();
         }
-        let reasons = counted.reasons.iter().map(|(reason, counter)| (Group::Reason(*reason), exact(counter)));
-        let entries = counted.entries.iter().map(|((key, _), counter)| (question.group_of(key), exact(counter)));
+        let reasons =
+            counted.reasons.iter().map(|(reason, counter)| (Group::Reason(*reason), exact(counter)));
+        let entries =
+            counted.entries.iter().map(|((key, _), counter)| (question.group_of(key), exact(counter)));
         for (group, count) in reasons.chain(entries).filter(|(_, count)| count.packets > 0) {
             let sum = groups.entry(group).or_default();
             *sum = sum.plus(count);

@@ -7,6 +7,7 @@ use filter_common::{Reason, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
+use super::interval::{Z, wilson};
 use super::*;
 
 /// The kernel's ring, on the host: what the program does with a frame, and what a reader finds.
@@ -144,7 +145,6 @@ fn coverage(draws: u32, frames: u32, read: fn(&Simulated) -> Vec<Sample>) -> (f6
             within.1 += u32::from((found.bytes_lower..=found.bytes_upper).contains(&bytes));
         }
     }
-    eprintln!("{within:?}");
     let worst = |of: fn(&(u32, u32)) -> u32| {
         let fewest = within.values().map(of).min().expect("keys were seen");
         f64::from(fewest) * 100.0 / f64::from(draws)
