@@ -140,7 +140,7 @@ fn what_passed_is_told_by_networks_where_no_entry_decided() {
     let asked = Question { verdict: Verdict::Pass, ..question(By::Prefixes) };
     let top = top(&asked, &some(), &Counted::default());
     assert_eq!(rows(&top), [("192.0.2.0/24 (no entry)".to_owned(), 1, true)]);
-    assert_eq!(top.totals.frames, 1);
+    assert_eq!(top.whole.estimate.packets, 1);
 }
 
 #[test]
