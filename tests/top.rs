@@ -70,7 +70,10 @@ fn rows(top: &Value) -> BTreeMap<String, Value> {
     rows.iter().map(|row| (row["key"].as_str().unwrap().to_owned(), row.clone())).collect()
 }
 
-/// Checks that each true number lies within the bounds that are stated for it, and how many rows have no error.
+/// Checks each true number against the bounds that are stated for it, and which rows have no error.
+///
+/// Of a hundred intervals five don't hold, so what no draw of chance explains is three times as far away; that 95 hold is
+/// checked over many simulated floods.
 #[track_caller]
 fn holds(top: &Value, truth: &[(&str, u64)], exact: &[&str]) {
     let rows = rows(top);
@@ -78,10 +81,9 @@ fn holds(top: &Value, truth: &[(&str, u64)], exact: &[&str]) {
     for (key, packets) in truth {
         let row = rows.get(*key).unwrap_or_else(|| panic!("no row {key}: {top:#}"));
         let number = |name: &str| row[name].as_u64().unwrap();
-        assert!(
-            (number("packets_lower")..=number("packets_upper")).contains(packets),
-            "{packets} of {key}: {row:#}"
-        );
+        let (lower, estimate, upper) = (number("packets_lower"), number("packets"), number("packets_upper"));
+        let error = if *packets < estimate { estimate - lower } else { upper - estimate };
+        assert!(packets.abs_diff(estimate) <= 3 * error, "{packets} of {key}: {row:#}");
         assert_eq!(row["is_exact"], exact.contains(key), "{key}: {row:#}");
         if exact.contains(key) {
             assert_eq!(number("packets"), *packets, "{key}");
@@ -154,8 +156,8 @@ fn the_true_numbers_lie_in_the_stated_intervals() {
     assert_eq!(since["whole"]["packets"], 13 * ROUNDS);
 
     holds(&lab.top(&["protocols"]), &[("udp", 11 * ROUNDS), ("tcp", 2 * ROUNDS)], &[]);
-    let lengths =
-        [("256-511", 6 * ROUNDS), ("128-255", 3 * ROUNDS), ("under 64", 3 * ROUNDS), ("65-127", ROUNDS)];
+    let lengths = [("256-511", 6), ("128-255", 3), ("under 64", 2), ("64", 1), ("65-127", 1)];
+    let lengths = lengths.map(|(group, frames)| (group, frames * ROUNDS));
     holds(&lab.top(&["lengths"]), &lengths, &[]);
     let text = lab.server.ctl(&["top", "sources"]).done().stdout;
     assert!(text.contains("13,000 frames dropped") && !text.contains('\u{1b}'), "{text}");

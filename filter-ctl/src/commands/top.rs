@@ -21,7 +21,7 @@ use crate::record::{Cursor, Head, Stream};
 use crate::stats::Snapshot;
 
 /// Time between two readings. A ring takes a hundred samples a second and keeps the last sixteen.
-const BETWEEN: Duration = Duration::from_millis(50);
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// How many of 100 intervals hold the true number.
 const CONFIDENCE_PERCENT: u32 = 95;
@@ -282,8 +282,9 @@ fn summary(report: &Report) -> String {
         summary += &format!("; ± holds in {CONFIDENCE_PERCENT} of 100 cases");
         if report.totals.overwritten_share >= MUCH {
             summary += &format!(
-                "\nthe samples of {} of the frames were overwritten; --for looks closer",
-                percent(report.totals.overwritten_share * 100.0)
+                "\nthe samples of {} of the frames were overwritten{}",
+                percent(report.totals.overwritten_share * 100.0),
+                if report.interval_s.is_some() { " unread" } else { "; --for looks closer" }
             );
         }
     }
