@@ -19,7 +19,8 @@
 //! ring of which no sample is kept says nothing, so it adds all its frames to every upper bound.
 //!
 //! What this assumes is that frames of which samples were overwritten were like those of which samples are kept;
-//! [`Totals::overwritten_share`] says how many that are. Reading during a flood, nothing is overwritten unread.
+//! [`Totals::overwritten_share`] says how many that are: few, where
+//! somebody reads during the flood.
 
 mod interval;
 
