@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use filter_common::FOREVER;
 use filter_common::abi;
 use filter_common::packet::Address;
 use filter_common::prefix::{self, Family, OWNER_LENGTH, REASON_LENGTH, Step, words_of};
+use filter_common::{FOREVER, Verdict};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
@@ -255,6 +255,14 @@ impl Action {
         match self {
             Self::Allow => "allow",
             Self::Block => "block",
+        }
+    }
+
+    /// What becomes of the frames.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::Allow => Verdict::Pass,
+            Self::Block => Verdict::Drop,
         }
     }
 

@@ -62,6 +62,8 @@ impl Level {
                     "lists_worker",
                     "--test",
                     "lists",
+                    "--test",
+                    "top",
                 ],
                 &["--package", "filter-tests", "--test", "lifecycle", "--test", "stats"],
                 &["--package", "filter-tests", "--test", "always_on", "--test", "upgrade"],

@@ -19,6 +19,7 @@ mod run;
 mod show;
 mod stats;
 mod status;
+mod top;
 mod unload;
 mod upgrade;
 mod verify;
@@ -79,6 +80,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Stats(args) => stats::run(session, args),
         Command::History(args) => history::run(session, args),
         Command::Record(command) => record::run(session, command),
+        Command::Top(args) => top::run(session, args),
         Command::Show(args) => show::run(session, args),
         Command::Explain(args) => explain::run(session, args),
         Command::Malformed(command) => malformed::run(session, command),

@@ -8,10 +8,10 @@ use serde_json::json;
 use super::carry::carry;
 use super::{Author, Control, Place};
 use crate::host::devices::{self, Device, Mode};
-use crate::kernel::Lock;
 use crate::kernel::filter::PartlyApplied;
 use crate::kernel::interface::State;
 use crate::kernel::loading::{self, LoadOutcome, Sizes};
+use crate::kernel::{Lock, Pins};
 use crate::store::{Policy, Store};
 
 /// What to load, and how.

@@ -57,6 +57,8 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Malformed(MalformedCommand::List) => Kind::Look,
         Command::Malformed(_) => Kind::Change,
         Command::Stats(args) if args.watch.is_some() || args.over > LONGEST_LOOK => Kind::Own,
+        // It takes long, or turns the recording on.
+        Command::Top(args) if args.for_time.is_some() => Kind::Own,
         // It would read a file with the daemon's rights.
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         // They write what no text is, or as long as they are let.
@@ -64,7 +66,7 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Record(RecordCommand::Show(_)) => Kind::Look,
         Command::Record(RecordCommand::Passed(_)) => Kind::Change,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
-        Command::Audit(_) | Command::History(_) | Command::Verify => Kind::Look,
+        Command::Audit(_) | Command::History(_) | Command::Verify | Command::Top(_) => Kind::Look,
         Command::Metrics(args) if args.listen.is_some() => Kind::Own,
         Command::Metrics(_) => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.

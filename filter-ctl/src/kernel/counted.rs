@@ -75,6 +75,14 @@ impl CountedEntries {
         self.entries.truncate(most);
     }
 
+    /// The count of each by its key and when it was made.
+    pub fn by_key(&self) -> impl Iterator<Item = ((Key, u32), Counter)> {
+        let counted = |(entry, count): &(prefix::Entry, EntryCount)| {
+            Some(((Key::from_table(&entry.key)?, count.created_s), count.counter))
+        };
+        self.entries.iter().filter_map(counted)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -186,9 +186,6 @@ impl MappedArray {
     }
 }
 
-// SAFETY: a mapping is the process', whichever thread looks at it, and all access to it is atomic.
-unsafe impl Send for MappedArray {}
-
 impl Drop for MappedArray {
     fn drop(&mut self) {
         unmap(self.start, self.length);

@@ -3,8 +3,8 @@
 mod bpf;
 mod bpffs;
 pub mod builds;
-pub mod debug;
 pub mod counted;
+pub mod debug;
 pub mod descriptors;
 pub mod explain;
 pub mod filter;

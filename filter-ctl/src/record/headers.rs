@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 
 /// The headers of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,6 +49,15 @@ pub fn headers(frame: &[u8]) -> Headers {
     headers
 }
 
+/// The name of a protocol in lower case, or its number.
+pub fn protocol_name(number: u8) -> String {
+    match IpNumber(number) {
+        // By the name that everybody gives it; the registry has `IPv6-ICMP`.
+        IpNumber::IPV6_ICMP => "icmpv6".into(),
+        protocol => protocol.keyword_str().map_or_else(|| number.to_string(), str::to_lowercase),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +82,12 @@ mod tests {
             (said.protocol, said.source_port, said.destination_port),
             (Some(17), Some(53), Some(4444))
         );
+    }
+
+    #[test]
+    fn protocols_have_the_names_that_everybody_uses() {
+        let names = [1, 2, 6, 17, 58, 132, 254].map(protocol_name);
+        assert_eq!(names, ["icmp", "igmp", "tcp", "udp", "icmpv6", "sctp", "254"]);
     }
 
     #[test]

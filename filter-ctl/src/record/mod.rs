@@ -2,9 +2,11 @@
 //! the kernel is `kernel::recorder`'s business.
 
 pub mod entries;
+pub mod estimate;
 pub mod headers;
 pub mod pcapng;
 pub mod thinning;
+pub mod top;
 pub mod wanted;
 
 use std::time::Duration;

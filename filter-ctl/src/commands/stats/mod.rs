@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::{Serialize, Serializer};
 
 use super::{Session, history, standing_warnings};
-use crate::cli::StatsArgs;
+use crate::cli::{MetricsArgs, StatsArgs};
 use crate::control::Control;
 use crate::exit::Exit;
 use crate::host::monotonic_now;
@@ -101,7 +101,7 @@ impl Serialize for Entries<'_> {
 
 pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
     if args.prometheus {
-        return super::metrics::run(session);
+        return super::metrics::run(session, &MetricsArgs { listen: None });
     }
     let interval = args.watch.unwrap_or(args.over);
     let mut past = Past::default();
