@@ -194,8 +194,9 @@ pub fn take(ring: &impl Ring, now: Moment, gap_ns: u64, chance: u32) -> u32 {
     } else if ahead < budget / 2 && step > 0 {
         step -= 1;
     }
-    // Not further ahead than two bursts: what a flood's start took too much is made up for within that time.
-    ring.set(ring_word::PACE, if ahead > 2 * budget { now.ns + 2 * budget } else { pace });
+    // What a flood's start took too much is forgiven: made up for, the share would be halved until that is done, and be far
+    // too small then.
+    ring.set(ring_word::PACE, if ahead > budget { now.ns + budget } else { pace });
     // Uniform over the even numbers under 2^(step + 1), and one: 2^step in the mean.
     let skipped = chance & ((2 << step) - 2);
     ring.set(ring_word::NEXT, number.wrapping_add(1 + u64::from(skipped)));

@@ -109,6 +109,19 @@ fn a_flood_is_sampled_at_the_pace_whatever_its_rate() {
 }
 
 #[test]
+fn the_start_of_a_flood_is_sampled_evenly() {
+    for apart_ns in [200, 10_000] {
+        let mut recorder = Recorder::default();
+        let tenth_ns = SECOND_NS / 10;
+        let frames = tenth_ns / apart_ns;
+        for tenth in 0..10 {
+            let sampled = recorder.flood(START_NS + tenth * tenth_ns, frames, apart_ns);
+            assert!((3..=60).contains(&sampled), "{sampled} in tenth {tenth}, {apart_ns} ns apart");
+        }
+    }
+}
+
+#[test]
 fn a_trickle_is_sampled_whole() {
     let mut recorder = Recorder::default();
     let apart_ns = 2 * u64::from(GAP_NS);
