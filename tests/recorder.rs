@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use filter_common::abi::REASON_SLOTS;
+use aya::programs::ProgramInfo;
+use filter_common::abi::{DEBUG_PROGRAM, REASON_SLOTS};
 use filter_common::{Reason, Verdict};
 use filter_ctl::host::monotonic_now_s;
 use filter_ctl::kernel::recorder::Recorder;
@@ -16,6 +18,7 @@ use filter_tests::frames::{ethernet, ipv4, protocol, udp, udp_with};
 use filter_tests::kernel_side::pins;
 use filter_tests::lab::{Host, eventually, join};
 use filter_tests::packets::Port;
+use serde_json::Value;
 
 const FILTERED: &str = "flt0";
 const PEER: &str = "peer0";
@@ -274,4 +277,66 @@ fn the_record_outlives_a_resize_and_names_what_is_gone() {
     let reading = lab.recorder().read(&mut Cursor::default()).unwrap();
     let names: Vec<_> = reading.samples.iter().map(|sample| sample.interface.as_deref()).collect();
     assert!(names.iter().all(|name| matches!(name, None | Some(FILTERED))), "{names:?}");
+}
+
+/// The program that is behind the filtered interface's link: name and digest.
+fn program(lab: &Lab) -> (String, u64) {
+    lab.server.run(|| {
+        let pin = pins().set().unwrap().unwrap().program(FILTERED);
+        let info = ProgramInfo::from_pin(pin).unwrap();
+        (info.name_as_str().unwrap().to_owned(), info.tag())
+    })
+}
+
+#[test]
+fn debugging_logs_each_frame_and_leaves_the_ordinary_program() {
+    let lab = Lab::new("native");
+    let [quiet, wrong] = few();
+    let passing = ethernet(&[], 0x0800, &ipv4("192.0.2.77", protocol::UDP, &udp(&[7; 10])));
+    let before = program(&lab);
+    let begin = || {
+        let mut command = lab.server.filter_ctl(&["debug", FILTERED, "--for", "1h", "--json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = lab.server.spawn(command).unwrap();
+        eventually("the program that logs runs", || program(&lab).0 == DEBUG_PROGRAM).unwrap();
+        child
+    };
+
+    let child = begin();
+    lab.send(&quiet);
+    lab.send(&wrong);
+    lab.send(&[passing]);
+    rustix::process::kill_process(pid(&child), rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let end = lines.pop().unwrap();
+    assert_eq!((&end["logged"], &end["missed"]), (&21.into(), &0.into()));
+    let is = |line: &Value, verdict: &str, reason: &str, entry: Option<&str>| {
+        line["verdict"] == verdict && line["reason"] == reason && line["entry"].as_str() == entry
+    };
+    let count = |verdict, reason, entry| lines.iter().filter(|line| is(line, verdict, reason, entry)).count();
+    assert_eq!(count("drop", "blocked", Some(QUIET)), 10, "{text}");
+    assert_eq!(count("drop", "udp_length", None), 10, "{text}");
+    assert_eq!(count("pass", "no_match", None), 1, "{text}");
+    assert_eq!(program(&lab), before);
+
+    // Killed, it leaves a filter that filters, and that the next upgrade makes the ordinary one.
+    let mut child = begin();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let dropped = lab.counted(|_, verdict| verdict == Verdict::Drop);
+    lab.send(&quiet);
+    assert_eq!(lab.counted(|_, verdict| verdict == Verdict::Drop), dropped + 10);
+    assert_eq!(program(&lab).0, DEBUG_PROGRAM);
+    lab.server.ctl(&["block", "add", "192.0.2.200"]).done();
+    lab.server.ctl(&["upgrade"]).done();
+    assert_eq!(program(&lab), before);
+    lab.send(&quiet);
+    assert_eq!(lab.counted(|_, verdict| verdict == Verdict::Drop), dropped + 20);
+}
+
+fn pid(child: &Child) -> rustix::process::Pid {
+    rustix::process::Pid::from_child(child)
 }

@@ -189,6 +189,13 @@ which nobody recorded is a gap. Exit code 5 if nothing is recorded of that time.
     /// Show frames that were dropped, byte for byte, and why; or have them as a capture file.
     #[command(subcommand)]
     Record(RecordCommand),
+    /// Log a line for each frame on an interface, for a while: for finding faults in the filter itself.
+    #[command(
+        after_help = "A program that logs takes the place of the interface's own, with the same entries and counters; no frame \
+is missed. It is slower, and with it a flood is filtered at a lower rate. Where this command is killed, \
+`filter-ctl upgrade` or a restart of the daemon puts the ordinary program back."
+    )]
+    Debug(DebugArgs),
     /// Show who and what the frames are that were dropped, or that pass: the largest groups, each with its error.
     #[command(after_help = "Examples:
   filter-ctl top sources                    of all that is recorded
@@ -335,6 +342,17 @@ pub struct ShowArgs {
     /// Clear host bits, so that 192.0.2.7/24 means 192.0.2.0/24.
     #[arg(long)]
     pub mask: bool,
+}
+
+/// Arguments of `debug`.
+#[derive(Clone, Debug, Args)]
+pub struct DebugArgs {
+    /// The interface.
+    #[arg(value_name = "IFACE")]
+    pub interface: String,
+    /// How long, at most an hour: what is forgotten in a terminal must not slow a server for days.
+    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = parse_look)]
+    pub for_time: Duration,
 }
 
 /// Arguments of `metrics`.

@@ -1,6 +1,7 @@
 //! One file a verb: from arguments to output. Only these print.
 
 mod audit;
+mod debug;
 mod entries;
 mod explain;
 mod export;
@@ -80,6 +81,7 @@ pub fn run(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Stats(args) => stats::run(session, args),
         Command::History(args) => history::run(session, args),
         Command::Record(command) => record::run(session, command),
+        Command::Debug(args) => debug::run(session, args),
         Command::Top(args) => top::run(session, args),
         Command::Show(args) => show::run(session, args),
         Command::Explain(args) => explain::run(session, args),

@@ -70,7 +70,9 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Metrics(args) if args.listen.is_some() => Kind::Own,
         Command::Metrics(_) => Kind::Look,
         // These must work while the daemon doesn't, or are of another build than it.
-        Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade => Kind::Own,
+        Command::Restore(_) | Command::Run(_) | Command::Repair | Command::Upgrade | Command::Debug(_) => {
+            Kind::Own
+        }
         Command::Completions { .. } => Kind::Own,
         Command::List(ListCommand::Ls | ListCommand::Show { .. }) => Kind::Look,
         Command::Never(NeverCommand::List) | Command::Export(_) => Kind::Look,

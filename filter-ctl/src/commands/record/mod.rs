@@ -118,13 +118,13 @@ impl Coming {
 }
 
 /// SIGINT and SIGTERM, which end a command that could go on for ever as if it had come to its end.
-struct Signals {
+pub(super) struct Signals {
     runtime: Runtime,
     signals: [Signal; 2],
 }
 
 impl Signals {
-    fn catch() -> Result<Self> {
+    pub(super) fn catch() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not wait for signals")?;
         let signals = runtime.block_on(async {
@@ -134,7 +134,7 @@ impl Signals {
     }
 
     /// Waits for so long; says whether a signal came.
-    fn wait(&mut self, time: Duration) -> bool {
+    pub(super) fn wait(&mut self, time: Duration) -> bool {
         let [interrupt, terminate] = &mut self.signals;
         self.runtime.block_on(async {
             tokio::select! {
