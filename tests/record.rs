@@ -468,9 +468,14 @@ fn who_follows_sees_each_frame_or_is_told_how_many_were_lost() {
     assert!(other.line().contains("203.0.113.9"));
 
     signal(&follower.0, "STOP");
-    lab.flood(&["203.0.113.0/24"]).send(400_000).unwrap();
+    // How many are sampled is chance.
+    let flood = lab.flood(&["203.0.113.0/24"]);
+    eventually("samples were overwritten that it had not read", || {
+        flood.send(100_000).unwrap();
+        lab.summary()["overwritten"].as_u64() > Some(10)
+    })
+    .unwrap();
     let sampled = lab.summary()["sampled"].as_u64().unwrap();
-    assert!(sampled > 60, "{sampled} are too few for any to be overwritten");
     signal(&follower.0, "CONT");
     // It catches up, and goes on.
     let mut printed = String::new();
@@ -544,7 +549,7 @@ struct Daemon {
 impl Daemon {
     fn start(host: &Host, arguments: &[&str]) -> Self {
         let log = Path::new("/run/daemon.log").to_owned();
-        let mut command = host.filter_ctl(&[&["run", "--proof-interval", "100ms"], arguments].concat());
+        let mut command = host.filter_ctl(&[&["run", "--proof-interval", "500ms"], arguments].concat());
         command.stdout(Stdio::null()).stderr(host.run(|| File::create(&log)).unwrap());
         let daemon = Self { child: host.spawn(command).unwrap(), log };
         eventually("the daemon looks at the recorder", || !recorded(host).is_null()).unwrap();
@@ -632,19 +637,23 @@ fn the_daemon_keeps_what_was_recorded_in_files_of_bounded_size() {
     // Each frame at most once, in the order in which they were sent, file after file.
     let last_before = files(&lab.server).last().unwrap().0.clone();
     drop(daemon);
-    let daemon = Daemon::start(&lab.server, &["--record-age", "1ms"]);
+    let daemon = Daemon::start(&lab.server, &["--record-age", "1s"]);
     port.send(&numbered("203.0.113.1", u32::MAX - 1, 100)).unwrap();
-    let has = |number: u32| {
-        files(&lab.server).iter().any(|(file, _)| numbers(&lab, file).contains(&format!("{number:08x}")))
-    };
+    let has =
+        |number: u32| files(&lab.server).iter().any(|(file, _)| numbers(&lab.server, file).contains(&number));
     eventually("it is in a file", || has(u32::MAX - 1)).unwrap();
     let after = files(&lab.server);
     let newer: Vec<_> = after.iter().filter(|(file, _)| *file > last_before).collect();
     assert_eq!(newer.len(), 1, "a new file after a restart: {after:?}");
     // And a new one after its time.
-    port.send(&numbered("203.0.113.1", u32::MAX, 100)).unwrap();
-    eventually("it is in a file", || has(u32::MAX)).unwrap();
-    assert_eq!(numbers(&lab.server, &files(&lab.server).last().unwrap().0), [u32::MAX]);
+    let newest = newer[0].0.clone();
+    let mut number = u32::MAX >> 1;
+    eventually("there is a newer file", || {
+        number += 1;
+        port.send(&numbered("203.0.113.1", number, 100)).unwrap();
+        files(&lab.server).last().unwrap().0 > newest
+    })
+    .unwrap();
     let mut seen = BTreeMap::new();
     for (file, _) in files(&lab.server) {
         for number in numbers(&lab.server, &file) {

@@ -297,7 +297,7 @@ pub struct RecordFilesArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     pub record_size: ByteSize,
     /// How long a file is written to, before the next one.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_record_age)]
     pub record_age: Duration,
     /// Size of all files of recorded frames; beyond, the oldest are removed.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
@@ -305,6 +305,11 @@ pub struct RecordFilesArgs {
     /// Write no files of recorded frames.
     #[arg(long, conflicts_with_all = ["record_size", "record_age", "record_total"])]
     pub no_record: bool,
+}
+
+fn parse_record_age(text: &str) -> Result<Duration, String> {
+    let age = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if age >= Duration::from_secs(1) { Ok(age) } else { Err("must be at least 1s".into()) }
 }
 
 /// The smallest file: a few batches of blocks.

@@ -22,6 +22,9 @@ pub struct Bounds {
     pub total: u64,
 }
 
+/// Files that are kept at most, however small they are: so that the directory can be gone over.
+const MOST: usize = 10_000;
+
 /// The end of all names.
 const SUFFIX: &str = ".pcapng";
 
@@ -119,8 +122,9 @@ impl Files {
     /// Removes the oldest until a whole file more fits.
     fn make_room(&self, files: &[(u64, PathBuf, u64)]) -> Result<()> {
         let mut total: u64 = files.iter().map(|(.., length)| length).sum();
-        for (_, path, length) in files {
-            if total + self.bounds.size <= self.bounds.total {
+        for (position, (_, path, length)) in files.iter().enumerate() {
+            let is_room = total + self.bounds.size <= self.bounds.total && files.len() - position < MOST;
+            if is_room {
                 break;
             }
             fs::remove_file(path).with_context(|| format!("could not remove {}", path.display()))?;

@@ -121,16 +121,16 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     for timer in [&mut proofs, &mut samples] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
-    let recording = tokio::spawn({
+    let recording = config.record.map(|_| {
         let keeper = Arc::clone(&keeper);
         let mut looks = interval(record::LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        async move {
+        tokio::spawn(async move {
             loop {
                 looks.tick().await;
                 on_thread(&keeper, Keeper::record).await;
             }
-        }
+        })
     });
     let watch = tokio::spawn(watch(Arc::clone(&keeper), config.proof_interval));
     let sampling = tokio::spawn({
@@ -176,7 +176,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     notify(&[NotifyState::Stopping]);
     watch.abort();
     sampling.abort();
-    recording.abort();
+    recording.iter().for_each(tokio::task::JoinHandle::abort);
     refreshing.iter().for_each(tokio::task::JoinHandle::abort);
     if let Some(figures) = figures {
         figures.abort();

@@ -1,6 +1,7 @@
 //! Follows the recorder: what is new since it was last asked, and whether it is still the one that programs write to.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Result;
@@ -27,7 +28,14 @@ impl Reader {
     ///
     /// As [`Recorder::open`]; [`OtherBuild`](super::builds::OtherBuild) if the filter is another build's.
     pub fn open(pins: &Pins) -> Result<Self> {
-        require_ours(pins)?;
+        require_ours(pins).map_err(|error| {
+            let is_refused = |cause: &io::Error| cause.kind() == io::ErrorKind::PermissionDenied;
+            if error.root_cause().downcast_ref::<io::Error>().is_some_and(is_refused) {
+                error.context("the flight recorder can't be read but by root")
+            } else {
+                error
+            }
+        })?;
         // Before it: what is pinned anew in between is noticed then.
         let pin = pin_of(pins);
         Ok(Self { pins: pins.clone(), recorder: Recorder::open(pins)?, cursor: Cursor::default(), pin })
