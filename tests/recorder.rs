@@ -3,7 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
-use std::process::{Child, Stdio};
+use std::io::Read as _;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::programs::ProgramInfo;
@@ -16,7 +17,7 @@ use filter_ctl::record::{Cursor, Reading, Sample};
 use filter_tests::flood::{Flood, Kind, Wave};
 use filter_tests::frames::{ethernet, ipv4, protocol, udp, udp_with};
 use filter_tests::kernel_side::pins;
-use filter_tests::lab::{Host, eventually, join};
+use filter_tests::lab::{Host, Running, eventually, join};
 use filter_tests::packets::Port;
 use serde_json::Value;
 
@@ -297,19 +298,19 @@ fn debugging_logs_each_frame_and_leaves_the_ordinary_program() {
     let begin = || {
         let mut command = lab.server.filter_ctl(&["debug", FILTERED, "--for", "1h", "--json"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = lab.server.spawn(command).unwrap();
+        let running = Running(lab.server.spawn(command).unwrap());
         eventually("the program that logs runs", || program(&lab).0 == DEBUG_PROGRAM).unwrap();
-        child
+        running
     };
 
-    let child = begin();
+    let mut debug = begin();
     lab.send(&quiet);
     lab.send(&wrong);
     lab.send(&[passing]);
-    rustix::process::kill_process(pid(&child), rustix::process::Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
+    debug.signal("INT");
+    let mut text = String::new();
+    debug.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(debug.0.wait().unwrap().success());
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let end = lines.pop().unwrap();
     assert_eq!((&end["logged"], &end["missed"]), (&21.into(), &0.into()));
@@ -323,9 +324,7 @@ fn debugging_logs_each_frame_and_leaves_the_ordinary_program() {
     assert_eq!(program(&lab), before);
 
     // Killed, it leaves a filter that filters, and that the next upgrade makes the ordinary one.
-    let mut child = begin();
-    child.kill().unwrap();
-    child.wait().unwrap();
+    begin().end("KILL");
     let dropped = lab.counted(|_, verdict| verdict == Verdict::Drop);
     lab.send(&quiet);
     assert_eq!(lab.counted(|_, verdict| verdict == Verdict::Drop), dropped + 10);
@@ -335,8 +334,4 @@ fn debugging_logs_each_frame_and_leaves_the_ordinary_program() {
     assert_eq!(program(&lab), before);
     lab.send(&quiet);
     assert_eq!(lab.counted(|_, verdict| verdict == Verdict::Drop), dropped + 20);
-}
-
-fn pid(child: &Child) -> rustix::process::Pid {
-    rustix::process::Pid::from_child(child)
 }

@@ -36,7 +36,7 @@ pub fn begin<T: Fn(Line) + Send + Sync>(
     interface: &str,
     verbose: bool,
     tell: T,
-) -> Result<EbpfLogger<impl Log>> {
+) -> Result<EbpfLogger<impl Log + use<T>>> {
     let running = running_with(filter.pins(), filter.set())?;
     let running = running.iter().find(|running| running.interface == interface);
     let running = running.with_context(|| format!("{interface} runs no program of this filter"))?;
