@@ -270,7 +270,7 @@ pub fn write<F: Frame + ?Sized>(slot: &impl Slot, header: &[u64; HEADER_WORDS], 
     // of them. Hidden from the compiler, which would compare the end, where the verifier wants to see offset and size.
     if position < FRAME_WORDS && captured > 8 * position && captured >= 8 {
         let last = frame.read(black_box(captured - 8)).map_or(0, u64::from_le_bytes);
-        let word = (last >> (8 * (8 * position + 8 - captured) & 63)).to_le();
+        let word = (last >> ((8 * (8 * position + 8 - captured)) & 63)).to_le();
         slot.set(HEADER_WORDS + position, word);
         digest = digested(digest, word);
     }
@@ -307,7 +307,7 @@ const _: () = {
     assert!(LEVEL_SLOTS[0] + LEVEL_SLOTS[1] + LEVEL_SLOTS[2] + LEVEL_SLOTS[3] == SLOTS);
     assert!(LEVEL_SLOTS[1] == LEVEL_SLOTS[2] && LEVEL_SLOTS[2] == LEVEL_SLOTS[3]);
     assert!(ENTRY_RINGS.is_power_of_two() && MAX_STEP < 31);
-    assert!((crate::reason::Reason::ALL.len() as u32) <= TEST_RING);
+    assert!(crate::reason::Reason::ALL.len() <= TEST_RING as usize);
 };
 
 #[cfg(test)]
