@@ -264,10 +264,13 @@ mod tests {
         }
     }
 
-    /// Options of each packet by code, its interface, time and bytes; and the options of each interface.
+    /// Options by code.
     type Options = Vec<(u16, Vec<u8>)>;
 
-    fn read(file: &[u8]) -> (Vec<Options>, Vec<(u32, u64, Vec<u8>, Options)>) {
+    /// A packet's interface, time, bytes and options.
+    type Packet = (u32, u64, Vec<u8>, Options);
+
+    fn read(file: &[u8]) -> (Vec<Options>, Vec<Packet>) {
         let (mut interfaces, mut packets) = (Vec::new(), Vec::new());
         let options = |options: &[pcap_parser::PcapNGOption<'_>]| -> Options {
             options.iter().map(|option| (option.code.0, option.value[..].to_vec())).collect()
