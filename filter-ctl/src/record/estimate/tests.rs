@@ -53,11 +53,11 @@ impl Simulated {
         if !is_due(self, now.ticks) {
             return;
         }
-        let place = take(self, now, GAP_NS.into(), random.next_u32());
+        let slot = take(self, now, GAP_NS.into(), random.next_u32());
         let sample = Sample {
             stream: self.stream,
-            sequence: place.sequence,
-            number: place.number,
+            sequence: self.word(ring_word::TAKEN),
+            number: self.word(ring_word::SEEN),
             stands_for: 0,
             time: Duration::from_nanos(now.ns),
             ifindex: 1,
@@ -69,7 +69,7 @@ impl Simulated {
             length,
             frame: Bytes::new(),
         };
-        self.slots[place.slot as usize] = Some(sample.clone());
+        self.slots[slot as usize] = Some(sample.clone());
         self.all.push(sample);
     }
 

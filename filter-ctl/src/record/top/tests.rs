@@ -2,7 +2,7 @@ use bytes::Bytes;
 use etherparse::PacketBuilder;
 
 use super::*;
-use crate::policy::{Action, Deadline, Entry, Owner, ReasonText};
+use crate::policy::Action;
 use crate::record::SampledEntry;
 use crate::stats::InterfaceCounts;
 use filter_common::abi::REASON_SLOTS;

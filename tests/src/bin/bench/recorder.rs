@@ -65,6 +65,7 @@ struct Measured {
     share: Vec<f64>,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "some millions at most")]
 fn cycles(extent: &Extent, frame: &[u8]) -> Result<Measured> {
     pin(&[extent.cpu])?;
     let (mut without, mut usual) = (load(0)?, load(GAP_NS)?);
