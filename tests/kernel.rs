@@ -155,7 +155,8 @@ fn the_first_bytes_of_frames_of_any_length_are_recorded() {
         let mut cursor = Cursor::default();
         for length in (SHORTEST..=2 * SNAP_LENGTH).chain([1514, 3000]) {
             // Too short for what it says to be, and so dropped.
-            let mut frame: Vec<u8> = (0..length).map(|position| (position * 7 + length) as u8).collect();
+            let mut frame: Vec<u8> =
+                (0..length).map(|position| ((position * 7 + length) % 256).try_into().unwrap()).collect();
             frame[12..14].copy_from_slice(&[0x08, 0x00]);
             if let Some(first) = frame.get_mut(14) {
                 *first = 0x65;
