@@ -55,6 +55,9 @@ pub const BURST: u64 = 16;
 /// 2.5 s of others.
 const WAKE_TICKS: u64 = 250;
 
+/// Ticks for which frames that nobody asks for are passed over, unlooked at: recording them may begin at any time.
+const PASS_TICKS: u64 = 10;
+
 /// The least share that is sampled is one in 2^this: no interface brings more in a quarter of a second.
 const MAX_STEP: u32 = 24;
 
@@ -169,7 +172,7 @@ pub fn is_due(ring: &impl Ring, ticks: u64) -> bool {
 #[inline(always)] // as `ring_of`
 pub fn pass_over(ring: &impl Ring, ticks: u64) {
     ring.set(ring_word::NEXT, u64::MAX);
-    ring.set(ring_word::WAKE, ticks.wrapping_add(WAKE_TICKS));
+    ring.set(ring_word::WAKE, ticks.wrapping_add(PASS_TICKS));
 }
 
 /// Takes a sample of the frame that was counted last: returns its slot, under [`SLOTS`], and draws the frame that is due

@@ -11,7 +11,9 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum as _};
 use clap_complete::Shell;
 use filter_common::abi::{DEFAULT_MAX_V4, DEFAULT_MAX_V6, LARGEST_MAX};
 
-pub use self::record::{FollowArgs, PassedArgs, RecordCommand, SaveArgs, ShowRecordArgs, WantedArgs};
+pub use self::record::{
+    FollowArgs, PassedArgs, RecordCommand, SaveArgs, ShowRecordArgs, SummaryArgs, WantedArgs,
+};
 use crate::daemon::crowdsec::Lapi;
 use crate::host::devices::Mode;
 use crate::kernel::pins::DEFAULT_ROOT;
@@ -79,7 +81,8 @@ pub enum Command {
 Tables have room for as many entries as are asked for, and take their memory at once; `resize` changes
 that later.")]
     Load(LoadArgs),
-    /// Stop filtering interfaces. Entries stay in the store; with the last interface counters are gone.
+    /// Stop filtering interfaces. Entries and counts stay in the store; with the last interface the recorder's frames
+    /// are gone.
     #[command(after_help = "Examples:
   filter-ctl unload eth1
   filter-ctl unload --all")]
@@ -258,7 +261,7 @@ pub struct RestoreArgs {
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Group whose members may ask, through the socket, what is filtered.
+    /// Group whose members may ask, through the socket, what is filtered: also for recorded frames, with what people sent.
     #[arg(long, value_name = "GROUP")]
     pub read_group: Option<String>,
     /// Group whose members may also add and remove entries.

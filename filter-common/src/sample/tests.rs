@@ -177,8 +177,8 @@ fn frames_that_are_passed_over_wake_the_ring_later() {
     let ticks = START_NS / TICK_NS;
     assert!(is_due(&recorder.ring, ticks));
     pass_over(&recorder.ring, ticks);
-    assert!(!is_due(&recorder.ring, ticks + WAKE_TICKS - 1));
-    assert!(is_due(&recorder.ring, ticks + WAKE_TICKS));
+    assert!(!is_due(&recorder.ring, ticks + PASS_TICKS - 1));
+    assert!(is_due(&recorder.ring, ticks + PASS_TICKS));
 }
 
 #[test]

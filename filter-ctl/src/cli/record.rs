@@ -13,6 +13,12 @@ use crate::policy::Prefix;
 /// What to do with what the flight recorder has.
 #[derive(Clone, Debug, Subcommand)]
 pub enum RecordCommand {
+    /// Show what was dropped, by reason and entry: from when to when, how much, and what most of it is.
+    #[command(
+        after_help = "Frames are what counters say, and so are exact; first and last are of the frames that are recorded.
+Exit code 5 if nothing was recorded, or nothing matches."
+    )]
+    Summary(SummaryArgs),
     /// Show the latest frames that were dropped, and why.
     #[command(after_help = "Examples:
   filter-ctl record show
@@ -83,6 +89,17 @@ fn verdict() -> impl TypedValueParser<Value = Verdict> {
 
 fn prefix(text: &str) -> Result<Prefix, String> {
     Prefix::parse(text, false).map_err(|error| error.to_string())
+}
+
+/// Arguments of `record summary`.
+#[derive(Clone, Debug, Args)]
+pub struct SummaryArgs {
+    /// Which.
+    #[command(flatten)]
+    pub wanted: WantedArgs,
+    /// Only frames of this time up to now, such as 10m.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub since: Option<Duration>,
 }
 
 /// Arguments of `record show`.

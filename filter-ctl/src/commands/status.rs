@@ -9,7 +9,7 @@ use filter_common::prefix::{Family, Geometry};
 use serde::Serialize;
 
 use super::{Session, record, room_warning};
-use crate::daemon::state::DaemonState;
+use crate::daemon::state::{DaemonState, RecordState};
 use crate::exit::Exit;
 use crate::host::devices::Mode;
 use crate::host::monotonic_now_s;
@@ -257,5 +257,14 @@ fn daemon_sentence(daemon: Option<&DaemonState>, now_s: u32) -> String {
         0 => String::new(),
         drifts => format!(", {} since it started", output::counted_u64(drifts, "drift", "drifts")),
     };
-    format!("daemon: process {}, {proven}{drifts}", daemon.pid)
+    let record = match daemon.record.as_ref() {
+        Some(RecordState { trouble: Some(trouble), .. }) => {
+            format!("; recorded frames can't be kept: {trouble}")
+        }
+        Some(RecordState { lost, .. }) if *lost > 0 => {
+            format!("; {} lost", output::counted_u64(*lost, "recorded frame", "recorded frames"))
+        }
+        _ => String::new(),
+    };
+    format!("daemon: process {}, {proven}{drifts}{record}", daemon.pid)
 }

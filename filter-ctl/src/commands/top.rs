@@ -16,7 +16,7 @@ use crate::kernel::pins::NotLoaded;
 use crate::kernel::recorder::Recorder;
 use crate::output;
 use crate::record::top::{By, Counted, Counters, Counting, Question, Row, Top};
-use crate::record::{Cursor, Head, Stream};
+use crate::record::{Cursor, Head};
 
 /// Time between two readings. A ring takes a hundred samples a second and keeps the last sixteen.
 const BETWEEN: Duration = Duration::from_millis(20);
@@ -110,10 +110,8 @@ fn so_far(session: &Session, args: &TopArgs, question: &Question, recorder: &Rec
     let now = monotonic_now();
     let since = args.since.map(|since| now.saturating_sub(since));
     let (counters, mut warnings) = counters(session, args)?;
-    let mut reading = recorder.read(&mut Cursor::default())?;
+    let reading = recorder.read(&mut Cursor::default())?;
     if args.passed && recorder.recording_passed() <= now.as_secs() {
-        // These counted on for as long as nobody said that the time is over, of which nothing is known.
-        reading.heads.retain(|head| !passes(head.stream));
         if args.by != By::Reasons || args.since.is_some() {
             warnings.insert(
                 0,
@@ -138,7 +136,7 @@ fn over(
     recorder: &Recorder,
     time: Duration,
 ) -> Result<Answer> {
-    let recording = args.passed.then(|| Recording::of_passed(recorder, time));
+    let recording = if args.passed { Some(Recording::of_passed(session, recorder, time)?) } else { None };
     let (before, _) = counters(session, args)?;
     let mut cursor = Cursor::default();
     let first = recorder.read(&mut cursor)?;
@@ -168,15 +166,13 @@ struct Recording<'r> {
 
 impl<'r> Recording<'r> {
     /// Records them for this time, unless somebody has them recorded for longer.
-    fn of_passed(recorder: &'r Recorder, time: Duration) -> Self {
-        /// For what is done beside waiting, in seconds.
-        const MARGIN_S: u64 = 2;
-        let until_s = (monotonic_now() + time).as_secs() + MARGIN_S;
-        let is_longer = recorder.recording_passed() >= until_s;
-        if !is_longer {
-            recorder.record_passed(until_s);
-        }
-        Self { recorder, until_s: (!is_longer).then_some(until_s) }
+    fn of_passed(session: &Session, recorder: &'r Recorder, time: Duration) -> Result<Self> {
+        /// For what is done beside waiting.
+        const MARGIN: Duration = Duration::from_secs(2);
+        let is_longer = recorder.recording_passed() > (monotonic_now() + time + MARGIN).as_secs();
+        let until_s =
+            if is_longer { None } else { Some(session.open()?.record_passed(Some(time + MARGIN))?) };
+        Ok(Self { recorder, until_s })
     }
 }
 
@@ -187,11 +183,6 @@ impl Drop for Recording<'_> {
             self.recorder.record_passed(0);
         }
     }
-}
-
-/// Whether the frames of this ring are recorded only where that is asked for.
-fn passes(stream: Stream) -> bool {
-    stream.reason().is_some_and(|reason| reason.verdict() == Verdict::Pass)
 }
 
 /// All counters, and what the operator should know.

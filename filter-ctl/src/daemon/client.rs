@@ -63,7 +63,7 @@ pub fn kind_of(command: &Command) -> Kind {
         Command::Explain(args) if args.pcap.is_some() || args.offline => Kind::Own,
         // They write what no text is, or as long as they are let.
         Command::Record(RecordCommand::Follow(_) | RecordCommand::Save(_)) => Kind::Own,
-        Command::Record(RecordCommand::Show(_)) => Kind::Look,
+        Command::Record(RecordCommand::Show(_) | RecordCommand::Summary(_)) => Kind::Look,
         Command::Record(RecordCommand::Passed(_)) => Kind::Change,
         Command::Status | Command::Stats(_) | Command::Show(_) | Command::Explain(_) => Kind::Look,
         Command::Audit(_) | Command::History(_) | Command::Verify | Command::Top(_) => Kind::Look,

@@ -45,6 +45,8 @@ pub struct Recording {
     pending: Vec<Sample>,
     /// Whether anything was read yet.
     has_begun: bool,
+    /// Since when nothing can be read.
+    failing_since: Option<Duration>,
     state: RecordState,
 }
 
@@ -60,6 +62,7 @@ impl Recording {
             entries: Entries::default(),
             pending: Vec::new(),
             has_begun: false,
+            failing_since: None,
             state: RecordState::default(),
         }
     }
@@ -71,7 +74,15 @@ impl Recording {
 
     /// Looks at the recorder once, and writes what is to be written. `open` opens the filter without waiting for its lock.
     pub fn look(&mut self, pins: &Pins, open: impl FnOnce() -> Result<Control>) {
-        let looked = self.read(pins).and_then(|()| self.write(open));
+        let read = self.read(pins);
+        let now = monotonic_now();
+        let failing_since = if read.is_ok() { None } else { Some(self.failing_since.unwrap_or(now)) };
+        self.failing_since = failing_since;
+        if failing_since.is_some_and(|since| now.saturating_sub(since) < PATIENCE) {
+            // Somebody may be loading or unloading, of which each look sees a part.
+            return;
+        }
+        let looked = read.and_then(|()| self.write(open));
         self.state.trouble = match looked {
             Ok(is_tried) => self.state.trouble.take().filter(|_| !is_tried),
             Err(error) if error.is::<NotLoaded>() || error.is::<OtherBuild>() => None,

@@ -168,7 +168,7 @@ impl Filter {
         let map = MapData::from_pin(&path).and_then(Map::from_map_data).with_context(context)?;
         let mut counters: PerCpuArray<MapData, Counter> = map.try_into().with_context(context)?;
         self.maps.zero_interface(slot)?;
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::Error::new(error).context(what))?;
+        let cpus = maps::possible_cpus()? as usize;
         for (reason, verdict, counter) in counts {
             let index = counter_index(slot, *reason, *verdict);
             let mut by_cpu = vec![Counter::default(); cpus];

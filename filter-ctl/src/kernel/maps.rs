@@ -16,6 +16,7 @@ use filter_common::prefix::{Geometry, Seeds, Switch, Table, header};
 use filter_common::{Reason, Verdict};
 
 use super::descriptors::told;
+use super::interface::slot_name;
 use super::mapped::MappedCells;
 use super::pins::{NotLoaded, Pins};
 use super::set::Set;
@@ -251,10 +252,7 @@ impl Maps {
     pub fn interface_counts(&self) -> Result<Vec<InterfaceCounts>> {
         let mut interfaces = Vec::new();
         for (slot, interface) in (0..).zip(self.interfaces()?) {
-            let name = name_of(&interface);
-            if slot == TEST_SLOT || name.is_empty() {
-                continue;
-            }
+            let Some(name) = slot_name(&interface).filter(|_| slot != TEST_SLOT) else { continue };
             let counted = Reason::ALL
                 .iter()
                 .flat_map(|reason| reason.verdicts().map(move |verdict| (*reason, verdict)));
@@ -290,12 +288,6 @@ impl Maps {
             .set(slot, interface, 0)
             .with_context(|| format!("could not write interface slot {slot}"))
     }
-}
-
-/// The name under which the interface of a slot was loaded; empty in a free one.
-pub(super) fn name_of(interface: &Interface) -> String {
-    let name = interface.name.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name).into_owned()
 }
 
 /// Opens one map as the typed wrapper that the caller wants.

@@ -1,21 +1,26 @@
 //! Reads the flight recorder's rings, while programs write them. Needs no lock: nothing here changes anything, but for
 //! until when frames that pass are recorded.
 
+use std::collections::HashMap;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use filter_common::Verdict;
 use filter_common::abi::{Interface, RECORDING, RINGS, SAMPLES, decision_of};
 use filter_common::prefix;
 use filter_common::sample::{
     HEADER_WORDS, RING_WORDS, RINGS as RINGS_A_CPU, SAMPLE_WORDS, SLOTS, TEST_RING, captured_of, digest,
     ring_word, sample_word,
 };
+use rustix::net::netdevice::index_to_name;
 
+use super::interface::slot_name;
 use super::mapped::MappedArray;
-use super::maps::{Maps, name_of, possible_cpus};
+use super::maps::{Maps, possible_cpus};
 use super::pins::Pins;
 use crate::host::monotonic_now;
 use crate::policy::Key;
@@ -63,7 +68,8 @@ impl Recorder {
         }
     }
 
-    /// Reads what is new since `cursor`, and moves it. The samples of test-runs are left out.
+    /// Reads what is new since `cursor`, and moves it. The samples of test-runs are left out, and so are heads of rings of
+    /// what passes while that is not recorded.
     ///
     /// # Errors
     ///
@@ -82,7 +88,9 @@ impl Recorder {
     }
 
     fn read_rings(&self, cursor: &mut Cursor, is_read: impl Fn(u32) -> bool) -> Result<Reading> {
-        let interfaces = self.maps.interfaces()?;
+        let mut names = Names::new(&self.maps.interfaces()?);
+        // The word is not taken back when its time is over, and until then frames that pass were only counted.
+        let has_passed = self.recording_passed() > monotonic_now().as_secs();
         let rings = self.rings.words().chunks_exact(RING_WORDS);
         cursor.0.resize(rings.len(), Read::default());
         let mut reading = Reading { began: monotonic_now(), ..Reading::default() };
@@ -95,9 +103,11 @@ impl Recorder {
             if seen == 0 || !is_read(stream.ring) {
                 continue;
             }
-            reading.heads.push(Head { stream, seen, taken });
+            if has_passed || stream.reason().is_none_or(|reason| reason.verdict() == Verdict::Drop) {
+                reading.heads.push(Head { stream, seen, taken });
+            }
             if taken > read.sequence {
-                self.read_ring(index, stream, taken, read, &interfaces, &mut reading);
+                self.read_ring(index, stream, taken, read, &mut names, &mut reading);
             }
         }
         reading.samples.sort_by_key(|sample| (sample.time, sample.stream, sample.sequence));
@@ -112,7 +122,7 @@ impl Recorder {
         stream: Stream,
         taken: u64,
         read: &mut Read,
-        interfaces: &[Interface],
+        names: &mut Names,
         reading: &mut Reading,
     ) {
         let length = SLOTS as usize * SAMPLE_WORDS;
@@ -128,12 +138,27 @@ impl Recorder {
         for words in words {
             let number = words[sample_word::NUMBER];
             // A sample of another build's decision is passed over; its frames are the next one's.
-            if let Some(sample) = decoded(stream, &words, number.saturating_sub(read.number), interfaces) {
+            if let Some(sample) = decoded(stream, &words, number.saturating_sub(read.number), names) {
                 reading.samples.push(sample);
                 read.number = number;
             }
         }
         read.sequence = taken;
+    }
+}
+
+/// Names of interfaces by their index: under which they were loaded, or else those that their devices have now.
+struct Names(HashMap<u32, Option<String>>);
+
+impl Names {
+    fn new(slots: &[Interface]) -> Self {
+        let loaded = slots.iter().filter(|slot| slot.ifindex != 0);
+        Self(loaded.map(|slot| (slot.ifindex, slot_name(slot))).collect())
+    }
+
+    fn of(&mut self, ifindex: u32) -> Option<String> {
+        let device = || index_to_name(UnixDatagram::unbound().ok()?, ifindex).ok();
+        self.0.entry(ifindex).or_insert_with(device).clone()
     }
 }
 
@@ -153,14 +178,12 @@ fn decoded(
     stream: Stream,
     words: &[u64; SAMPLE_WORDS],
     stands_for: u64,
-    interfaces: &[Interface],
+    names: &mut Names,
 ) -> Option<Sample> {
     let decision = decision_of(words[sample_word::DECIDED] as u32)?;
     let time = Duration::from_nanos(words[sample_word::TIME]);
     let frame: Vec<u8> = words[HEADER_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let slot = (words[sample_word::INTERFACE] >> 32) as usize;
-    let loaded_before = |interface: &&Interface| u64::from(interface.loaded_s) <= time.as_secs();
-    let interface = interfaces.get(slot).filter(loaded_before).map(name_of);
+    let ifindex = words[sample_word::INTERFACE] as u32;
     let entry = std::array::from_fn(|position| words[sample_word::ENTRY_WORDS + position]);
     let entry = prefix::Entry::from_sample(entry).and_then(|entry| {
         Some(SampledEntry { key: Key::from_table(&entry.key)?, created_s: entry.created_s })
@@ -171,8 +194,8 @@ fn decoded(
         number: words[sample_word::NUMBER],
         stands_for,
         time,
-        ifindex: words[sample_word::INTERFACE] as u32,
-        interface: interface.filter(|name| !name.is_empty()),
+        ifindex,
+        interface: names.of(ifindex),
         queue: (words[sample_word::DECIDED] >> 32) as u32,
         reason: decision.reason,
         verdict: decision.verdict,

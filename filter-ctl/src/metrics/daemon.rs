@@ -3,7 +3,7 @@
 use super::filter::whole;
 use super::{Figures, alone, label, sources};
 use crate::daemon::event::EventKind;
-use crate::daemon::state::DaemonState;
+use crate::daemon::state::{DaemonState, RecordState};
 use crate::host::monotonic_now_s;
 use crate::store::wall_now_s;
 
@@ -22,6 +22,9 @@ pub fn figures(figures: &mut Figures, daemon: Option<&DaemonState>) {
     figures.gauges("last_proof_timestamp_seconds", help, alone(proven_s));
     let help = "Times that something was not as it should be, since the daemon started";
     figures.counters("drifts", help, alone(daemon.drifts));
+    if let Some(record) = &daemon.record {
+        recorded(figures, record);
+    }
     if let Some(crowdsec) = &daemon.crowdsec {
         sources::crowdsec(figures, crowdsec);
     }
@@ -30,4 +33,14 @@ pub fn figures(figures: &mut Figures, daemon: Option<&DaemonState>) {
         (vec![label("event", kind.name())], number)
     });
     figures.counters("events", "Events, since the daemon started", events);
+}
+
+/// What became of the samples that the daemon read.
+fn recorded(figures: &mut Figures, record: &RecordState) {
+    let help = "Whether what the recorder has can be kept in files; `filter-ctl status` says why not";
+    figures.gauges("recorder_files_usable", help, alone(record.trouble.is_none().into()));
+    let help = "Samples that the daemon wrote, left out as one of many alike, or lost unread or unwritten, since it started";
+    let outcomes = [("written", record.written), ("thinned", record.thinned), ("lost", record.lost)];
+    let rows = outcomes.map(|(outcome, number)| (vec![label("outcome", outcome)], number));
+    figures.counters("recorder_samples", help, rows);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use filter_common::Verdict;
 use filter_common::abi::{ENTRIES, INTERFACE_SLOTS, INTERFACES, NOTES};
 use filter_common::prefix::{self, Family};
 
@@ -10,7 +11,9 @@ use super::{Figures, Labels, alone, label};
 use crate::control::{Control, wanted};
 use crate::kernel::filter::Counts;
 use crate::kernel::interface::State;
-use crate::kernel::maps;
+use crate::kernel::recorder::Recorder;
+use crate::kernel::{Pins, maps};
+use crate::record::{Cursor, Head};
 use crate::stats::InterfaceCounts;
 use crate::store::Policy;
 
@@ -20,6 +23,7 @@ pub fn loaded(figures: &mut Figures, control: &Control, counted: Counts) -> Resu
     is_loaded(figures, true);
     let counts = filter.maps().interface_counts()?;
     packets(figures, &counts);
+    recorded(figures, filter.pins())?;
     attached(figures, attachments(control)?);
 
     let families = [(Family::V4, "ipv4"), (Family::V6, "ipv6")];
@@ -130,4 +134,16 @@ fn attachments(control: &Control) -> Result<Attachments> {
 /// A number as a gauge has it.
 pub fn whole(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
+}
+
+/// What the recorder saw of what is dropped, and took samples of; of what passes it sees only what is asked for.
+fn recorded(figures: &mut Figures, pins: &Pins) -> Result<()> {
+    let heads = Recorder::open(pins)?.read(&mut Cursor::default())?.heads;
+    let is_dropped =
+        |head: &&Head| head.stream.reason().is_none_or(|reason| reason.verdict() == Verdict::Drop);
+    let sum = |of: fn(&Head) -> u64| alone(heads.iter().filter(is_dropped).map(of).sum());
+    let help = "Frames that the recorder chose its samples from: those that are dropped, or would be but for tolerated faults";
+    figures.counters("recorder_frames", help, sum(|head| head.seen));
+    figures.counters("recorder_samples_taken", "Samples taken of these", sum(|head| head.taken));
+    Ok(())
 }

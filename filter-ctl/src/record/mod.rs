@@ -59,7 +59,7 @@ pub struct Sample {
     pub time: Duration,
     /// Index of the interface.
     pub ifindex: u32,
-    /// Name under which the interface was loaded; nothing where its slot is another's by now.
+    /// Name under which the interface was loaded, or that its device has now; nothing where it is gone.
     pub interface: Option<String>,
     /// The receive queue.
     pub queue: u32,
@@ -76,7 +76,7 @@ pub struct Sample {
 }
 
 /// An entry as it was when it decided about a frame. It may be gone since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SampledEntry {
     /// Prefix and action.
     pub key: Key,

@@ -211,13 +211,9 @@ impl Counted {
         if question.by == By::Reasons {
             let asked = |name: &str| question.interface.as_deref().is_none_or(|asked| asked == name);
             for interface in now.interfaces.iter().filter(|interface| asked(&interface.name)) {
-                // The same name loaded anew is another count.
-                let then = before.and_then(|before| {
-                    before
-                        .interfaces
-                        .iter()
-                        .find(|then| (&then.name, then.loaded_s) == (&interface.name, interface.loaded_s))
-                });
+                // A name that was loaded anew goes on where it was.
+                let named = |then: &&InterfaceCounts| then.name == interface.name;
+                let then = before.and_then(|before| before.interfaces.iter().find(named));
                 for (reason, verdict, counter) in &interface.by_reason {
                     if *verdict == question.verdict {
                         let then = then.map(|then| then.of(*reason, *verdict)).unwrap_or_default();

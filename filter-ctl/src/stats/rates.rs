@@ -102,7 +102,7 @@ pub struct Over {
 /// What is known of the time before a snapshot.
 #[derive(Clone, Debug)]
 pub struct Earlier<'p> {
-    /// The snapshot before.
+    /// The snapshot that was told before, or that was taken to be compared with.
     last: Option<&'p Snapshot>,
     /// For each span, one from its beginning.
     spans: [Option<&'p Snapshot>; 3],
@@ -111,9 +111,14 @@ pub struct Earlier<'p> {
 }
 
 impl<'p> Earlier<'p> {
-    /// What these snapshots tell of the time before `now`, and this record.
-    pub fn new(now: &Snapshot, past: &'p Past, recorded: &'p [Option<Recorded>; 3]) -> Self {
-        Self { last: past.last(), spans: Span::ALL.map(|span| past.before(now.at, span)), recorded }
+    /// What the snapshot that was told before, those of the time between, and this record tell of the time before `now`.
+    pub fn new(
+        now: &Snapshot,
+        last: Option<&'p Snapshot>,
+        past: &'p Past,
+        recorded: &'p [Option<Recorded>; 3],
+    ) -> Self {
+        Self { last, spans: Span::ALL.map(|span| past.before(now.at, span)), recorded }
     }
 
     /// Seconds since the snapshot before.

@@ -57,7 +57,9 @@ fn packets(figures: &Figures) -> [Option<f64>; 3] {
 fn totals_are_sums_by_verdict() {
     let now = second(9, 10);
     let nothing = Past::default();
-    let [eth0] = &by_interface(&now, &Earlier::new(&now, &nothing, &NOTHING))[..] else { panic!("one") };
+    let [eth0] = &by_interface(&now, &Earlier::new(&now, nothing.last(), &nothing, &NOTHING))[..] else {
+        panic!("one")
+    };
     assert_eq!((eth0.dropped.packets, eth0.dropped.bytes), (10, 600));
     assert_eq!((eth0.passed.packets, eth0.passed.bytes), (5, 300));
     assert_eq!((eth0.dropped.packets_per_second, packets(&eth0.dropped)), (None, [None; 3]));
@@ -72,7 +74,7 @@ fn a_tolerated_fault_counts_as_passed() {
     by_reason.push((Reason::TcpTruncated, Verdict::Drop, counter(0, 0)));
     by_reason.push((Reason::TcpTruncated, Verdict::Pass, counter(0, 0)));
     let nothing = Past::default();
-    let eth0 = &by_interface(&now, &Earlier::new(&now, &nothing, &NOTHING))[0];
+    let eth0 = &by_interface(&now, &Earlier::new(&now, nothing.last(), &nothing, &NOTHING))[0];
     assert_eq!((eth0.passed.packets, eth0.dropped.packets), (8, 12));
     let rows: Vec<_> = eth0.reasons.iter().map(|row| (row.reason, row.verdict)).skip(3).collect();
     assert_eq!(rows, [("udp_length", "drop"), ("udp_length", "pass"), ("tcp_truncated", "drop")]);
@@ -85,7 +87,7 @@ fn each_span_has_its_own_rate_once_it_is_over() {
     let mut past = Past::default();
     for at_s in 0..90 {
         let now = second(at_s, blocked(at_s));
-        let earlier = Earlier::new(&now, &past, &NOTHING);
+        let earlier = Earlier::new(&now, past.last(), &past, &NOTHING);
         let eth0 = &by_interface(&now, &earlier)[0];
         let known = packets(&eth0.dropped).map(|rate| rate.is_some());
         assert_eq!(known, [at_s >= 1, at_s >= 10, at_s >= 60], "at second {at_s}");
@@ -107,7 +109,7 @@ fn any_interval_finds_what_it_needs_and_keeps_few() {
         let times = (0..).map(|number| number * interval_ms).take_while(|ms| *ms < 200_000);
         let past = past(times.map(|ms| snapshot(Duration::from_millis(ms), counter(0, 0), &[])));
         let now = snapshot(past.last().unwrap().at + Duration::from_millis(interval_ms), counter(0, 0), &[]);
-        let over = Earlier::new(&now, &past, &NOTHING).over(&now, false);
+        let over = Earlier::new(&now, past.last(), &past, &NOTHING).over(&now, false);
         assert!(over.ten_seconds.is_some() && over.minute.is_some(), "every {interval_ms} ms: {over:?}");
         assert_eq!(over.second.is_some(), interval_ms < 2000, "every {interval_ms} ms: {over:?}");
         let kept = format!("{past:?}").matches("Snapshot {").count();
@@ -120,10 +122,15 @@ fn what_is_loaded_or_made_anew_has_no_rate_of_before() {
     let past = past([second(9, 10)]);
     let mut now = second(10, 30);
     now.interfaces[0].loaded_s = 9;
-    assert_eq!(packets(&by_interface(&now, &Earlier::new(&now, &past, &NOTHING))[0].dropped), [None; 3]);
+    assert_eq!(
+        packets(&by_interface(&now, &Earlier::new(&now, past.last(), &past, &NOTHING))[0].dropped),
+        [None; 3]
+    );
     let shrunk = second(10, 3);
     assert_eq!(
-        by_interface(&shrunk, &Earlier::new(&shrunk, &past, &NOTHING))[0].dropped.packets_per_second,
+        by_interface(&shrunk, &Earlier::new(&shrunk, past.last(), &past, &NOTHING))[0]
+            .dropped
+            .packets_per_second,
         None
     );
 }
@@ -135,7 +142,7 @@ fn an_entry_that_is_new_had_counted_nothing_and_other_tables_tell_nothing() {
     let mut now = at(10, &[(1, 7), (3, 2), (4, 12)]);
     now.entries.by_id[2].created_s = 9;
     let rates = |now: &Snapshot| {
-        let earlier = Earlier::new(now, &past, &NOTHING);
+        let earlier = Earlier::new(now, past.last(), &past, &NOTHING);
         now.entries.by_id.iter().map(|count| packets(&of_entry(now, &earlier, *count))[0]).collect::<Vec<_>>()
     };
     assert_eq!(rates(&now), [Some(2.0), Some(2.0), Some(12.0)]);
@@ -161,7 +168,7 @@ fn what_the_daemon_recorded_stands_in_for_snapshots_where_it_covers_the_time() {
         let recorded = Recorded::of(&vec![step(); steps]);
         let mut now = second(1000, 10);
         now.interfaces[0].loaded_s = loaded_s;
-        let eth0 = by_interface(&now, &Earlier::new(&now, &nothing, &recorded)).remove(0);
+        let eth0 = by_interface(&now, &Earlier::new(&now, nothing.last(), &nothing, &recorded)).remove(0);
         assert_eq!(packets(&eth0.reasons[2].figures), packets(&eth0.dropped));
         packets(&eth0.dropped)
     };
@@ -178,7 +185,7 @@ fn what_the_daemon_recorded_stands_in_for_snapshots_where_it_covers_the_time() {
     let past = past([second(999, 3)]);
     let recorded = Recorded::of(&vec![step(); 60]);
     let now = second(1000, 10);
-    let eth0 = &by_interface(&now, &Earlier::new(&now, &past, &recorded))[0];
+    let eth0 = &by_interface(&now, &Earlier::new(&now, past.last(), &past, &recorded))[0];
     assert_eq!(packets(&eth0.dropped), [Some(7.0), Some(50.0), Some(50.0)]);
     assert_eq!(packets(&eth0.passed), [Some(0.0), Some(1.0), Some(1.0)]);
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::view::{self, SampleView};
-use super::{Coming, Look, Session, chosen, lost, unloaded, wanted};
+use super::{Coming, Look, PATIENCE, Session, chosen, lost, unloaded, wanted};
 use crate::cli::FollowArgs;
 use crate::exit::Exit;
 use crate::host::WallClock;
@@ -39,18 +39,20 @@ pub fn run(session: &Session, args: &FollowArgs) -> Result<Exit> {
     let (mut coming, _) = Coming::begin(session, args.span)?;
     let mut entries = Entries::default();
     let mut summary = Summary::default();
+    let mut day = String::new();
     if !session.global.json {
         session.out.line(view::HEADER)?;
     }
     let end = loop {
         let (reading, look) = coming.next()?;
         let clock = WallClock::now();
-        let samples = chosen(session, &reading, &wanted, &mut entries);
+        let samples = chosen(session, &reading, &wanted, &mut entries, Some(PATIENCE));
         for (sample, headers) in &samples {
             let story = sample.entry.map(|entry| entries.story(entry));
             if session.global.json {
                 session.out.json_line(SampleView::new(sample, headers, story, clock))?;
             } else {
+                view::print_day(session, sample, clock, &mut day)?;
                 view::print(session, sample, headers, story.as_ref(), clock)?;
             }
         }

@@ -4,6 +4,7 @@ mod follow;
 mod passed;
 mod save;
 mod show;
+mod summary;
 mod view;
 
 pub use self::passed::sentence as passed_sentence;
@@ -16,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Session;
 use crate::cli::{RecordCommand, WantedArgs};
+use crate::control::{Control, Place};
 use crate::exit::Exit;
 use crate::host::monotonic_now;
 use crate::kernel::pins::NotLoaded;
@@ -29,8 +31,12 @@ use crate::record::{Reading, Sample};
 /// Time between two looks at the recorder: at its full rate a ring has ten new samples by then, and keeps sixteen.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long who goes on reading waits for the lock, so that looks are no further apart than a ring can bear.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 pub fn run(session: &Session, command: &RecordCommand) -> Result<Exit> {
     match command {
+        RecordCommand::Summary(args) => summary::run(session, args),
         RecordCommand::Show(args) => show::run(session, args),
         RecordCommand::Follow(args) => follow::run(session, args),
         RecordCommand::Save(args) => save::run(session, args),
@@ -52,17 +58,24 @@ fn wanted(args: &WantedArgs, since: Option<Duration>) -> Wanted {
 }
 
 /// Those of the samples that are asked for, with their headers. What is known of their entries is learnt; where the filter
-/// can't be asked, that is said, and they are told without.
+/// can't be asked, they are told without. Who goes on reading waits for the lock no longer than `patience`: meanwhile samples
+/// are overwritten, and signals not heard.
 fn chosen<'r>(
     session: &Session,
     reading: &'r Reading,
     wanted: &Wanted,
     entries: &mut Entries,
+    patience: Option<Duration>,
 ) -> Vec<(&'r Sample, Headers)> {
     let samples = reading.samples.iter().map(|sample| (sample, headers(&sample.frame)));
     let samples: Vec<_> = samples.filter(|(sample, headers)| wanted.has(sample, headers)).collect();
     let asked = samples.iter().filter_map(|(sample, _)| sample.entry);
-    if let Err(error) = entries.learn(asked, || session.open()) {
+    let place = session.global.place();
+    let place = Place { lock_wait: patience.unwrap_or(place.lock_wait), ..place };
+    let learnt = entries.learn(asked, || Control::open(&place, session.author()));
+    if let Err(error) = learnt
+        && patience.is_none()
+    {
         session.out.note(&format!("whose entries these are can't be told: {error:#}"));
     }
     samples

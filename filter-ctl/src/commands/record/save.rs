@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::{Coming, Look, Session, chosen, lost, unloaded, wanted};
+use super::{Coming, Look, PATIENCE, Session, chosen, lost, unloaded, wanted};
 use crate::cli::SaveArgs;
 use crate::exit::{Exit, UsageError};
 use crate::host::WallClock;
@@ -38,7 +39,7 @@ pub fn run(session: &Session, args: &SaveArgs) -> Result<Exit> {
     };
     let (mut lost_frames, mut end) = (None, Look::Ended);
     match args.span {
-        None => saving.add(&Reader::open(&session.pins())?.read()?, &wanted)?,
+        None => saving.add(&Reader::open(&session.pins())?.read()?, &wanted, None)?,
         Some(span) => {
             let (mut coming, before) = Coming::begin(session, Some(span))?;
             saving.positions = Positions::of(&before.heads);
@@ -46,7 +47,7 @@ pub fn run(session: &Session, args: &SaveArgs) -> Result<Exit> {
             sink.write(&saving.section.take())?;
             loop {
                 let (reading, look) = coming.next()?;
-                saving.add(&reading, &wanted)?;
+                saving.add(&reading, &wanted, Some(PATIENCE))?;
                 lost_frames = lost_frames.map(|lost| lost + reading.lost);
                 sink.write(&saving.section.take())?;
                 if !matches!(look, Look::On) {
@@ -84,9 +85,9 @@ struct Saving<'s> {
 }
 
 impl Saving<'_> {
-    fn add(&mut self, reading: &Reading, wanted: &Wanted) -> Result<()> {
+    fn add(&mut self, reading: &Reading, wanted: &Wanted, patience: Option<Duration>) -> Result<()> {
         let clock = WallClock::now();
-        for (sample, _) in chosen(self.session, reading, wanted, &mut self.entries) {
+        for (sample, _) in chosen(self.session, reading, wanted, &mut self.entries, patience) {
             let story = sample.entry.map(|entry| self.entries.story(entry));
             self.section.add(sample, &mut self.positions, clock, story.as_ref())?;
         }

@@ -60,7 +60,7 @@ pub fn run(session: &Session, args: &ShowRecordArgs) -> Result<Exit> {
     let reading = Reader::open(&session.pins())?.read()?;
     let summary = Summary::of(&reading);
     let mut entries = Entries::default();
-    let samples = chosen(session, &reading, &wanted, &mut entries);
+    let samples = chosen(session, &reading, &wanted, &mut entries, None);
     let (clock, matched) = (WallClock::now(), samples.len());
     let shown = &samples[matched.saturating_sub(args.limit)..];
     let stories = shown.iter().map(|(sample, _)| sample.entry.map(|entry| entries.story(entry)));
@@ -75,7 +75,9 @@ pub fn run(session: &Session, args: &ShowRecordArgs) -> Result<Exit> {
         });
     } else {
         session.out.line(view::HEADER)?;
+        let mut day = String::new();
         for ((sample, headers), story) in shown {
+            view::print_day(session, sample, clock, &mut day)?;
             view::print(session, sample, headers, story.as_ref(), clock)?;
         }
         let of = if matched > args.limit { format!("; {matched} match") } else { String::new() };

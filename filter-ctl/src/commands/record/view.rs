@@ -9,7 +9,7 @@ use super::Session;
 use crate::host::WallClock;
 use crate::record::Sample;
 use crate::record::entries::{Fate, Story};
-use crate::record::headers::Headers;
+use crate::record::headers::{Headers, protocol_name};
 use crate::record::pcapng::interface_name;
 
 /// Columns of a terminal.
@@ -73,6 +73,17 @@ impl SampleView {
     }
 }
 
+/// Prints the day of a sample where it is another than that of the one before.
+pub fn print_day(session: &Session, sample: &Sample, clock: WallClock, day: &mut String) -> Result<()> {
+    let time = humantime::format_rfc3339_millis(clock.time(sample.time)).to_string();
+    let its = time.split('T').next().unwrap_or_default();
+    if its == day {
+        return Ok(());
+    }
+    its.clone_into(day);
+    session.out.line(&format!("{day} (UTC)"))
+}
+
 /// Prints a sample: what happened to it in one line, and who sent it and whose entry it met in another, so that both fit.
 pub fn print(
     session: &Session,
@@ -117,7 +128,7 @@ fn endpoints(headers: &Headers) -> Option<String> {
 }
 
 /// The entry, in words.
-fn described(story: &Story) -> String {
+pub fn described(story: &Story) -> String {
     let fate = match story.fate {
         Fate::Present => "",
         Fate::Removed => ", removed since",
@@ -129,15 +140,10 @@ fn described(story: &Story) -> String {
 }
 
 /// The innermost protocol that is known, by the name that people have for it.
-fn protocol(headers: &Headers) -> String {
+pub fn protocol(headers: &Headers) -> String {
     match (headers.protocol, headers.ether_type) {
-        (Some(1), _) => "ICMP".into(),
-        (Some(6), _) => "TCP".into(),
-        (Some(17), _) => "UDP".into(),
-        (Some(58), _) => "ICMPv6".into(),
-        (Some(132), _) => "SCTP".into(),
-        (Some(other), _) => format!("IP {other}"),
-        (None, Some(0x806)) => "ARP".into(),
+        (Some(number), _) => protocol_name(number),
+        (None, Some(0x806)) => "arp".into(),
         (None, Some(other)) => format!("type {other:04x}"),
         (None, None) => "-".into(),
     }

@@ -105,11 +105,14 @@ pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
     }
     let interval = args.watch.unwrap_or(args.over);
     let mut past = Past::default();
+    let mut last: Option<Snapshot> = None;
     let mut is_due = args.watch.is_some() || interval.is_zero();
     loop {
         if !is_due {
-            if past.last().is_none() {
-                past.push(take(session, false)?.0);
+            if last.is_none() {
+                let first = take(session, false)?.0;
+                past.push(first.clone());
+                last = Some(first);
             }
             wait(session, interval, &mut past)?;
         }
@@ -122,12 +125,13 @@ pub fn run(session: &Session, args: &StatsArgs) -> Result<Exit> {
             warnings.push(format!("what the daemon recorded can't be told: {error:#}"));
             [None, None, None]
         });
-        let earlier = Earlier::new(&now, &past, &recorded);
+        let earlier = Earlier::new(&now, last.as_ref(), &past, &recorded);
         tell(session, args, &report(&now, &earlier, &counted, warnings))?;
         if args.watch.is_none() {
             return Ok(Exit::Done);
         }
-        past.push(now);
+        past.push(now.clone());
+        last = Some(now);
     }
 }
 
