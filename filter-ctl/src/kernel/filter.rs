@@ -1,6 +1,6 @@
 //! The loaded filter, locked: its entries, and the changes to them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -543,11 +543,11 @@ pub(super) struct Notes(HashMap<u16, (Owner, ReasonText)>);
 impl Notes {
     /// Reads the texts of a note, unless they were read before.
     pub(super) fn read(&mut self, table: &Table<MappedCells>, id: u32, note: u16) -> Result<()> {
-        if !self.0.contains_key(&note) {
+        if let hash_map::Entry::Vacant(unread) = self.0.entry(note) {
             let (owner, reason) = table.note(note);
             let owner = Owner::parse(&owner).ok().with_context(|| foreign(id))?;
             let reason = ReasonText::parse(&reason).ok().with_context(|| foreign(id))?;
-            self.0.insert(note, (owner, reason));
+            unread.insert((owner, reason));
         }
         Ok(())
     }
