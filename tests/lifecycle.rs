@@ -84,7 +84,7 @@ fn unloading_the_last_interface_leaves_nothing() {
     let program = status(&host)["interfaces"][0]["program_id"].as_u64().unwrap();
 
     let last = host.ctl(&["unload", "flt1"]).done();
-    assert!(last.stdout.contains("all counters were removed; the store keeps 1 entry"), "{last:?}");
+    assert!(last.stdout.contains("the store keeps 1 entry and what was counted"), "{last:?}");
     nothing_is_left(&host);
     let programs = || {
         aya::programs::loaded_programs().flatten().map(|program| u64::from(program.id())).collect::<Vec<_>>()
@@ -294,6 +294,9 @@ fn an_attachment_without_a_link_is_taken_back() {
         command.args(["-qq", "-e", "trace=bpf"]).args(options).arg(&binary).args(["load", "flt0"]);
         Finished::from(host.output(command).unwrap())
     };
+    // The first load has no counts to take up, and fewer calls than those after it.
+    host.ctl(&["load", "flt0"]).done();
+    host.ctl(&["unload", "--all"]).done();
     // Which of its calls makes the link: the last that makes any.
     let traced = under_strace(&[]).done();
     host.ctl(&["unload", "--all"]).done();

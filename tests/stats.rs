@@ -277,7 +277,7 @@ fn unloads_and_loads_may_be_killed_at_every_step_and_no_figure_is_lost_or_counte
             ("pwrite64", 3),
             ("fdatasync", 1),
             ("ftruncate", 1),
-            ("unlink", 3),
+            ("unlink", 1),
             ("rmdir", 1),
             ("rename", 1),
             ("bpf", 83),

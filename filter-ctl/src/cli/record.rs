@@ -14,10 +14,12 @@ use crate::policy::Prefix;
 #[derive(Clone, Debug, Subcommand)]
 pub enum RecordCommand {
     /// Show what was dropped, by reason and entry: from when to when, how much, and what most of it is.
-    #[command(
-        after_help = "Frames are what counters say, and so are exact; first and last are of the frames that are recorded.
-Exit code 5 if nothing was recorded, or nothing matches."
-    )]
+    #[command(after_help = "Examples:
+  filter-ctl record summary
+  filter-ctl record summary --since 12h --interface eth0 --json
+
+Frames are what counters say, and so are exact; first and last are of the frames that are recorded.
+Exit code 5 if nothing was recorded, or nothing matches.")]
     Summary(SummaryArgs),
     /// Show the latest frames that were dropped, and why.
     #[command(after_help = "Examples:

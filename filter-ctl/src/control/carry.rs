@@ -13,7 +13,7 @@ use filter_common::abi::Counter;
 use super::Control;
 use crate::host::devices::{Device, Mode};
 use crate::kernel::Pins;
-use crate::kernel::counted::{Counted, counted};
+use crate::kernel::counted::{Counted, counted, release_slots};
 use crate::kernel::interface::slot_of;
 use crate::kernel::loading::{self, LoadOutcome};
 use crate::kernel::pins::NotLoaded;
@@ -40,7 +40,9 @@ pub(super) fn carry(pins: &Pins, store: &mut Result<Store, Unusable>) -> Result<
     };
     // Tables that were not brought to the store were not given what it carries either.
     let is_whole = loaded.is_empty() && number == store.state().store;
-    store.carry(&interfaces, is_whole.then_some(&entries))
+    store.carry(&interfaces, is_whole.then_some(&entries))?;
+    // Where only some of the maps go, what is left of them must not be taken for what was counted.
+    release_slots(pins, interfaces.iter().map(|interface| &interface.name))
 }
 
 impl Control {
@@ -107,7 +109,8 @@ impl Control {
         let carried = if counts.is_empty() { Ok(()) } else { store.carry(&counts, None) };
         let settled = carried.and_then(|()| store.forget_carried(&loaded, !loaded.is_empty() && is_of_store));
         match settled {
-            Ok(()) => self.filter.release_slots(&unpinned),
+            Ok(()) if unpinned.is_empty() => Ok(()),
+            Ok(()) => release_slots(self.filter.pins(), &unpinned),
             Err(error) => {
                 self.stop_writing(&error);
                 Ok(())

@@ -50,6 +50,21 @@ pub fn counted(pins: &Pins) -> Result<Counted> {
     Ok(Counted { interfaces, store: table.stored().store, entries })
 }
 
+/// Frees the slots of these interfaces, with what they count. The caller has the lock.
+///
+/// # Errors
+///
+/// If the map can't be read or written.
+pub fn release_slots<'n>(pins: &Pins, names: impl IntoIterator<Item = &'n String>) -> Result<()> {
+    let mut maps = Maps::open(&builds::in_force(pins)?)?;
+    for name in names {
+        if let Some(slot) = interface::slot_of(&maps, name)? {
+            maps.set_interface(slot, &abi::Interface::default())?;
+        }
+    }
+    Ok(())
+}
+
 /// Entries and what they have counted, read at once and told one by one: so the lock is held only for the reading, and a
 /// million entries are never all in memory as they are told.
 #[derive(Debug)]
@@ -136,20 +151,6 @@ impl Filter {
         let loaded = self.pins().loaded_interfaces()?;
         let named = self.maps.interfaces()?.into_iter().filter_map(|slot| slot_name(&slot));
         Ok(named.filter(|name| !loaded.contains(name)).collect())
-    }
-
-    /// Frees the slots of these interfaces, with what they count.
-    ///
-    /// # Errors
-    ///
-    /// If the map can't be read or written.
-    pub fn release_slots(&mut self, names: &[String]) -> Result<()> {
-        for name in names {
-            if let Some(slot) = interface::slot_of(&self.maps, name)? {
-                self.maps.set_interface(slot, &abi::Interface::default())?;
-            }
-        }
-        Ok(())
     }
 
     /// Gives an interface that has no slot one in which this is counted already. It gets its name last: a slot with a name

@@ -21,6 +21,11 @@ use crate::record::{Sample, SampledEntry};
 
 const HEADER: &str = "first                last      interface   verdict  reason                  frames";
 
+#[derive(Serialize)]
+struct Report {
+    vectors: Vec<Vector>,
+}
+
 /// What was dropped for one reason by one entry.
 #[derive(Serialize)]
 struct Vector {
@@ -97,14 +102,15 @@ pub fn run(session: &Session, args: &SummaryArgs) -> Result<Exit> {
     }
     drop(control);
     vectors.sort_by(|a, b| a.first.cmp(&b.first));
+    let is_empty = vectors.is_empty();
     if session.global.json {
-        session.out.json(&vectors)?;
-    } else if vectors.is_empty() {
+        session.out.json(Report { vectors })?;
+    } else if is_empty {
         session.out.note("nothing that matches is recorded; `filter-ctl stats` shows what was counted");
     } else {
         print(session, &vectors)?;
     }
-    Ok(if vectors.is_empty() { Exit::NothingMatched } else { Exit::Done })
+    Ok(if is_empty { Exit::NothingMatched } else { Exit::Done })
 }
 
 fn print(session: &Session, vectors: &[Vector]) -> Result<()> {

@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::host::monotonic_now;
 use crate::kernel::counted::CountedEntries;
 use crate::output::EntryView;
+use crate::policy::Entry;
 use crate::stats::{
     Earlier, Figures, InterfaceFigures, ListCounts, ListFigures, Over, Past, Recorded, Snapshot, Span,
     by_interface, by_list, of_entry,
@@ -77,13 +78,48 @@ struct Entries<'r> {
 }
 
 impl Entries<'_> {
-    fn iter(&self) -> impl Iterator<Item = Result<EntryReport>> {
+    /// Hands over one after the other. What many have in common, as those of a list do, is put into words once.
+    fn each<E: From<anyhow::Error>>(
+        &self,
+        mut on_entry: impl FnMut(&EntryReport) -> Result<(), E>,
+    ) -> Result<(), E> {
         let at = monotonic_now();
-        self.counted.iter().map(move |counted| {
+        let mut last: Option<(Entry, EntryReport)> = None;
+        for counted in self.counted.iter() {
             let (entry, count) = counted?;
             let figures = of_entry(self.now, self.earlier, count);
-            Ok(EntryReport { entry: EntryView::new(&entry, at), figures })
-        })
+            let (_, report) = match last.take() {
+                Some((alike, mut report)) if is_alike(&alike, &entry) => {
+                    (report.entry.prefix, report.entry.action) = (entry.key.prefix, entry.key.action);
+                    report.figures = figures;
+                    last.insert((alike, report))
+                }
+                _ => {
+                    let view = EntryView::new(&entry, at);
+                    last.insert((entry, EntryReport { entry: view, figures }))
+                }
+            };
+            on_entry(report)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether two entries differ in nothing but what they are about.
+fn is_alike(one: &Entry, other: &Entry) -> bool {
+    let rest = |entry: &Entry| (entry.until, entry.created_s);
+    rest(one) == rest(other) && one.owner == other.owner && one.reason == other.reason
+}
+
+/// What ends the telling of entries: what they are, or where they go.
+enum Ended<S> {
+    Unreadable(anyhow::Error),
+    Unwritable(S),
+}
+
+impl<S> From<anyhow::Error> for Ended<S> {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Unreadable(error)
     }
 }
 
@@ -91,11 +127,12 @@ impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::{Error as _, SerializeSeq as _};
         let mut sequence = serializer.serialize_seq(Some(self.counted.len()))?;
-        for entry in self.iter() {
-            let entry = entry.map_err(|error| S::Error::custom(format!("{error:#}")))?;
-            sequence.serialize_element(&entry)?;
+        let told = self.each(|entry| sequence.serialize_element(entry).map_err(Ended::Unwritable));
+        match told {
+            Ok(()) => sequence.end(),
+            Err(Ended::Unreadable(error)) => Err(S::Error::custom(format!("{error:#}"))),
+            Err(Ended::Unwritable(error)) => Err(error),
         }
-        sequence.end()
     }
 }
 

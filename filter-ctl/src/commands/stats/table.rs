@@ -21,6 +21,9 @@ const PREFIX_WIDTH: usize = 18;
 const PACKETS: usize = 15;
 const FEWER_PACKETS: usize = 13;
 
+/// Bytes of lines that are printed at once.
+const AT_ONCE: usize = 1 << 16;
+
 /// Headers of rates, of packets but for the last.
 const RATES: [&str; 4] = ["pkt/s", "10s", "1min", "B/s"];
 
@@ -93,29 +96,34 @@ fn rates(rates: &Rates) -> [String; 3] {
     [rates.second, rates.ten_seconds, rates.minute].map(packets)
 }
 
-/// A line an entry, each as it is made: there may be a million.
+/// A line an entry, told as they are made: there may be a million.
 fn entries(out: &Output, report: &Report<'_>) -> Result<()> {
     if report.entries.counted.is_empty() {
         return out.line("\nno entry that is shown has decided a packet yet");
     }
     let [second, ten_seconds, minute, _] = RATES;
     let header = ["entry", "action", "packets", second, ten_seconds, minute].map(str::to_owned);
-    out.line("")?;
-    out.line(&line(&header, "why"))?;
-    for entry in report.entries.iter() {
-        let EntryReport { entry, figures } = entry?;
+    // Lines are printed by the thousand: each call may wait for a terminal or a pipe.
+    let mut text = format!("\n{}", line(&header, "why"));
+    report.entries.each(|EntryReport { entry, figures }| {
+        if text.len() > AT_ONCE {
+            out.line(&std::mem::take(&mut text))?;
+        }
         let prefix = entry.prefix.to_string();
         let is_long = prefix.len() > PREFIX_WIDTH;
-        if is_long {
-            out.line(&prefix)?;
-        }
         let [second, ten_seconds, minute] = rates(&figures.rates);
-        let name = if is_long { String::new() } else { prefix };
+        let (above, name) = if is_long { (prefix, String::new()) } else { (String::new(), prefix) };
         let packets = output::fitting(figures.packets, FEWER_PACKETS);
         let cells = [name, entry.action.name().to_owned(), packets, second, ten_seconds, minute];
-        out.line(&line(&cells, entry.reason.as_deref().unwrap_or("-")))?;
-    }
-    Ok(())
+        for line in [above, line(&cells, entry.reason.as_deref().unwrap_or("-"))] {
+            if !line.is_empty() {
+                text.extend((!text.is_empty()).then_some('\n'));
+                text.push_str(&line);
+            }
+        }
+        anyhow::Ok(())
+    })?;
+    out.line(&text)
 }
 
 fn line([name, action, packets, second, ten_seconds, minute]: &[String; 6], why: &str) -> String {
