@@ -137,6 +137,21 @@ fn a_flood_of_millions_never_hides_ten_frames_of_another_entry_or_reason() {
     assert_eq!(bytes(malformed), wrong, "all ten, byte for byte");
     let flooding = of_entry(&reading, FLOODING);
     assert!(flooding.len() >= 16, "{} samples of the flood", flooding.len());
+    // What a responder is told first: each of the three, with exact counts, in the order in which they began.
+    let summary = lab.server.ctl(&["record", "summary", "--json"]).done().json();
+    let vectors: Vec<_> = summary["vectors"].as_array().unwrap().iter().collect();
+    let told: Vec<_> = vectors
+        .iter()
+        .map(|vector| {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            (text(&vector["entry"]["prefix"]), text(&vector["reason"]).unwrap(), vector["packets"].as_u64())
+        })
+        .collect();
+    let blocked = |prefix: &str, packets| (Some(prefix.to_owned()), "blocked".to_owned(), Some(packets));
+    let wrong = (None, "udp_length".to_owned(), Some(10));
+    assert_eq!(told, [blocked(FLOODING, 3_000_000), blocked(QUIET, 10), wrong]);
+    assert_eq!(vectors[0]["mostly"], "udp to port 53");
+    assert!(vectors.iter().all(|vector| vector["first"].as_str() <= vector["last"].as_str()));
     // And of the flood its first frame is still there.
     assert_eq!(flooding[0].number, 1);
     assert!(flooding[0].interface.as_deref() == Some(FILTERED) && flooding[0].length == 60);

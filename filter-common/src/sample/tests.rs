@@ -167,7 +167,7 @@ fn numbers_tell_how_many_frames_there_were() {
     // Slots of the lowest level are the latest without a gap.
     let lowest: Vec<u64> =
         kept.iter().filter(|(_, place)| place.slot < LEVEL_SLOTS[0]).map(|(_, p)| p.sequence).collect();
-    assert_eq!(lowest.len() as u32, LEVEL_SLOTS[0]);
+    assert_eq!(lowest.len(), LEVEL_SLOTS[0] as usize);
     assert!(recorder.taken() - lowest[0] <= u64::from(LEVEL_SLOTS[0]) + 3);
 }
 

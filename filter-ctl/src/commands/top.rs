@@ -111,15 +111,11 @@ fn so_far(session: &Session, args: &TopArgs, question: &Question, recorder: &Rec
     let since = args.since.map(|since| now.saturating_sub(since));
     let (counters, mut warnings) = counters(session, args)?;
     let reading = recorder.read(&mut Cursor::default())?;
-    if args.passed && recorder.recording_passed() <= now.as_secs() {
-        if args.by != By::Reasons || args.since.is_some() {
-            warnings.insert(
-                0,
-                "frames that pass are not being recorded: `filter-ctl record passed --for 10m` does, and so does \
-                 `top --passed --for 10s`"
-                    .into(),
-            );
-        }
+    let is_recorded = !args.passed || recorder.recording_passed() > now.as_secs();
+    if !is_recorded && (args.by != By::Reasons || args.since.is_some()) {
+        let warning = "frames that pass are not being recorded: `filter-ctl record passed --for 10m` does, and so does \
+                       `top --passed --for 10s`";
+        warnings.insert(0, warning.into());
     }
     let mut counting = Counting::new(question, since);
     counting.add(&reading);

@@ -3,7 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/filter-ctl/          the pin root; commands lock this directory
 //!     links/eth0                   the link: while it exists, eth0 is filtered
-//!     abi-5/                       everything whose layout depends on ABI_VERSION
+//!     abi-6/                       everything whose layout depends on ABI_VERSION
 //!         counters, switch, ...    the maps that stay when the tables grow
 //!         tables-1/                a set of tables: one, but for moments
 //!             header, entries, ... its maps
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Link pins lie outside the directory of the ABI, so that a build with another ABI finds them and can replace
-//! the programs behind them. An ABI whose directory is renamed to `abi-4-gone` is being removed. A set is complete from the moment it has its name; of two sets the one with the higher
+//! the programs behind them. An ABI whose directory is renamed to `abi-5-gone` is being removed. A set is complete from the moment it has its name; of two sets the one with the higher
 //! number is the one to use.
 
 use std::fs::{self, File};

@@ -2,11 +2,17 @@
 //! until when frames that pass are recorded.
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
+use super::interface::slot_name;
+use super::mapped::MappedArray;
+use super::maps::{Maps, possible_cpus};
+use super::pins::Pins;
+use crate::host::monotonic_now;
+use crate::policy::Key;
+use crate::record::{Cursor, Head, Read, Reading, Sample, SampledEntry, Stream};
 use anyhow::Result;
 use bytes::Bytes;
 use filter_common::Verdict;
@@ -16,15 +22,6 @@ use filter_common::sample::{
     HEADER_WORDS, RING_WORDS, RINGS as RINGS_A_CPU, SAMPLE_WORDS, SLOTS, TEST_RING, captured_of, digest,
     ring_word, sample_word,
 };
-use rustix::net::netdevice::index_to_name;
-
-use super::interface::slot_name;
-use super::mapped::MappedArray;
-use super::maps::{Maps, possible_cpus};
-use super::pins::Pins;
-use crate::host::monotonic_now;
-use crate::policy::Key;
-use crate::record::{Cursor, Head, Read, Reading, Sample, SampledEntry, Stream};
 
 /// How often a sample that is being written is read again before it is given up: writing takes a fraction of a
 /// microsecond.
@@ -88,7 +85,7 @@ impl Recorder {
     }
 
     fn read_rings(&self, cursor: &mut Cursor, is_read: impl Fn(u32) -> bool) -> Result<Reading> {
-        let mut names = Names::new(&self.maps.interfaces()?);
+        let names = Names::new(&self.maps.interfaces()?);
         // The word is not taken back when its time is over, and until then frames that pass were only counted.
         let has_passed = self.recording_passed() > monotonic_now().as_secs();
         let rings = self.rings.words().chunks_exact(RING_WORDS);
@@ -107,7 +104,7 @@ impl Recorder {
                 reading.heads.push(Head { stream, seen, taken });
             }
             if taken > read.sequence {
-                self.read_ring(index, stream, taken, read, &mut names, &mut reading);
+                self.read_ring(index, stream, taken, read, &names, &mut reading);
             }
         }
         reading.samples.sort_by_key(|sample| (sample.time, sample.stream, sample.sequence));
@@ -122,7 +119,7 @@ impl Recorder {
         stream: Stream,
         taken: u64,
         read: &mut Read,
-        names: &mut Names,
+        names: &Names,
         reading: &mut Reading,
     ) {
         let length = SLOTS as usize * SAMPLE_WORDS;
@@ -147,18 +144,14 @@ impl Recorder {
     }
 }
 
-/// Names of interfaces by their index: under which they were loaded, or else those that their devices have now.
-struct Names(HashMap<u32, Option<String>>);
+/// Names under which interfaces are loaded, by their index. Not those of devices: this process may be in another network
+/// namespace than the filter.
+struct Names(HashMap<u32, String>);
 
 impl Names {
     fn new(slots: &[Interface]) -> Self {
         let loaded = slots.iter().filter(|slot| slot.ifindex != 0);
-        Self(loaded.map(|slot| (slot.ifindex, slot_name(slot))).collect())
-    }
-
-    fn of(&mut self, ifindex: u32) -> Option<String> {
-        let device = || index_to_name(UnixDatagram::unbound().ok()?, ifindex).ok();
-        self.0.entry(ifindex).or_insert_with(device).clone()
+        Self(loaded.filter_map(|slot| Some((slot.ifindex, slot_name(slot)?))).collect())
     }
 }
 
@@ -174,12 +167,7 @@ fn whole(slot: &[AtomicU64]) -> Option<[u64; SAMPLE_WORDS]> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "halves of words")]
-fn decoded(
-    stream: Stream,
-    words: &[u64; SAMPLE_WORDS],
-    stands_for: u64,
-    names: &mut Names,
-) -> Option<Sample> {
+fn decoded(stream: Stream, words: &[u64; SAMPLE_WORDS], stands_for: u64, names: &Names) -> Option<Sample> {
     let decision = decision_of(words[sample_word::DECIDED] as u32)?;
     let time = Duration::from_nanos(words[sample_word::TIME]);
     let frame: Vec<u8> = words[HEADER_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -195,7 +183,7 @@ fn decoded(
         stands_for,
         time,
         ifindex,
-        interface: names.of(ifindex),
+        interface: names.0.get(&ifindex).cloned(),
         queue: (words[sample_word::DECIDED] >> 32) as u32,
         reason: decision.reason,
         verdict: decision.verdict,

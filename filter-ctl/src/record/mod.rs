@@ -59,7 +59,7 @@ pub struct Sample {
     pub time: Duration,
     /// Index of the interface.
     pub ifindex: u32,
-    /// Name under which the interface was loaded, or that its device has now; nothing where it is gone.
+    /// Name under which the interface is loaded; nothing where it is no more.
     pub interface: Option<String>,
     /// The receive queue.
     pub queue: u32,
