@@ -459,6 +459,9 @@ fn who_follows_sees_each_frame_or_is_told_how_many_were_lost() {
     let mut follower = Follower::start(&lab.server, &[]);
     let mut other = Follower::start(&lab.server, &["--src", "203.0.113.9"]);
     lab.send(&[numbered("203.0.113.8", 1, 8), numbered("203.0.113.9", 2, 8)]);
+    for follower in [&mut follower, &mut other] {
+        assert!(follower.line().contains("(UTC)"), "the day comes first");
+    }
     for source in ["203.0.113.8", "203.0.113.9"] {
         let (frame, who) = (follower.line(), follower.line());
         assert!(frame.contains("drop     blocked"), "{frame}");

@@ -145,7 +145,7 @@ fn every_figure_is_what_was_sent() {
     }
     let metrics = server.ctl(&["stats", "--prometheus"]).done().stdout;
     assert!(
-        metrics.contains(r#"filter_packets_total{device="flt0",reason="blocked",verdict="drop"} 14"#),
+        metrics.contains(r#"xdp_filter_packets_total{device="flt0",action="drop",reason="blocked"} 14"#),
         "{metrics}"
     );
     // And after all was unloaded and loaded again.
