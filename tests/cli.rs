@@ -612,10 +612,12 @@ fn completions_are_scripts() {
     let host = host();
     let script = host.ctl(&["completions", "bash"]).done().stdout;
     assert!(script.contains("complete -F "), "{script}");
+    // Longer than an argument may be.
+    host.run(|| std::fs::write("/run/completions", script)).unwrap();
     // As bash calls it when a word is to be completed.
     let complete = |words: &str, current: usize| {
         let call = format!(
-            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={current}; _filter__ctl filter-ctl \"${{COMP_WORDS[{current}]}}\" \
+            ". /run/completions; COMP_WORDS=({words}); COMP_CWORD={current}; _filter__ctl filter-ctl \"${{COMP_WORDS[{current}]}}\" \
              \"${{COMP_WORDS[{current}-1]}}\"; echo \"${{COMPREPLY[@]}}\""
         );
         host.sh("bash", ["-c", &call]).unwrap()

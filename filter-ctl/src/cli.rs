@@ -193,11 +193,12 @@ which nobody recorded is a gap. Exit code 5 if nothing is recorded of that time.
     #[command(subcommand)]
     Record(RecordCommand),
     /// Log a line for each frame on an interface, for a while: for finding faults in the filter itself.
-    #[command(
-        after_help = "A program that logs takes the place of the interface's own, with the same entries and counters; no frame \
-is missed. It is slower, and with it a flood is filtered at a lower rate. Where this command is killed, \
-`filter-ctl upgrade` or a restart of the daemon puts the ordinary program back."
-    )]
+    #[command(after_help = "Example:
+  filter-ctl debug eth0 --for 5s
+
+A program that logs takes the place of the interface's own, with the same entries and counters; no frame
+is missed. It is slower, so that a flood is filtered at a lower rate. Where this command is killed,
+`filter-ctl upgrade` or a restart of the daemon puts the ordinary program back.")]
     Debug(DebugArgs),
     /// Show who and what the frames are that were dropped, or that pass: the largest groups, each with its error.
     #[command(after_help = "Examples:
