@@ -24,9 +24,9 @@ pub fn filter_debug(context: XdpContext) -> u32 {
         &context,
         "{} {} {} {}",
         explained(decision),
-        frame.length() as u32,
-        frame.queue(),
-        frame.ingress()
+        frame.length(),
+        context.rx_queue_index(),
+        context.ingress_ifindex()
     );
     act(&context, &frame, decision)
 }

@@ -18,29 +18,7 @@ pub struct XdpFrame<const FRAGS: bool> {
 impl<const FRAGS: bool> XdpFrame<FRAGS> {
     #[inline(always)] // the verifier tracks packet pointers only within what it can see at once
     pub fn new(context: &XdpContext) -> Self {
-        Self::of(context.ctx)
-    }
-
-    /// The frame of what the kernel gave this program.
-    #[inline(always)] // as `new`
-    pub fn of(context: *mut xdp_md) -> Self {
-        // SAFETY: the kernel's context is valid as long as the program runs.
-        let (data, data_end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
-        Self { context, data, data_end }
-    }
-
-    /// The receive queue.
-    #[inline(always)] // as `new`
-    pub fn queue(&self) -> u32 {
-        // SAFETY: as in `of`.
-        unsafe { (*self.context).rx_queue_index }
-    }
-
-    /// Index of the interface.
-    #[inline(always)] // as `new`
-    pub fn ingress(&self) -> u32 {
-        // SAFETY: as in `of`.
-        unsafe { (*self.context).ingress_ifindex }
+        Self { context: context.ctx, data: context.data(), data_end: context.data_end() }
     }
 }
 

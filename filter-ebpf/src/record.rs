@@ -69,7 +69,8 @@ extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, 
     let Some(ring) = maps::RINGS.get(index) else { return 0 };
     let Some(place) = maps::SAMPLES.get(index.wrapping_mul(SLOTS).wrapping_add(place)) else { return 0 };
     // Of a frame in fragments the rest lies where pointers can't reach, and the headers do not.
-    let frame = XdpFrame::<false>::of(context);
+    let context = XdpContext::new(context);
+    let frame = XdpFrame::<false>::new(&context);
     // Hidden from the compiler, which would see that it implies the comparisons with the frame's end, and leave those out;
     // the verifier does not.
     let captured = black_box(captured_length(frame.length()));
@@ -84,8 +85,8 @@ extern "C" fn sample(context: *mut xdp_md, index: u32, decided: u32, slot: u32, 
         ring.load(ring_word::TIME),
         ring.load(ring_word::SEEN),
         (captured as u64) << 32 | u64::from(length),
-        u64::from(frame.queue()) << 32 | u64::from(decided),
-        u64::from(slot) << 32 | u64::from(frame.ingress()),
+        u64::from(context.rx_queue_index()) << 32 | u64::from(decided),
+        u64::from(slot) << 32 | context.ingress_ifindex() as u64,
         high,
         low,
         meta,

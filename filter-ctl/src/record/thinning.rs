@@ -2,10 +2,10 @@
 //! samples.
 //!
 //! The kernel takes up to a hundred samples a second of each ring and CPU, which is gigabytes a day. Of a ring, all CPUs
-//! together, so many are kept as a [logarithm](budget) of the time says for which it has been at it: [`FIRST`] at once,
-//! 2,000 in the first minute, 4,400 in the first hour, 6,300 in the first day; and one in each [`WIDEST`] in any case. So the
+//! together, so many are kept as a logarithm of the time says for which it has been at it: `FIRST` at once,
+//! 2,000 in the first minute, 4,400 in the first hour, 6,300 in the first day; and one in each `WIDEST` in any case. So the
 //! start of a flood is still on the disk when it has gone on for days: 256 MiB hold a week of some forty floods. Where a
-//! ring rests for [`REST`], what follows is new again.
+//! ring rests for `REST`, what follows is new again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const SCALE: Duration = Duration::from_secs(6);
 /// The longest time between two samples of a ring that is busy: some sample of each minute is there.
 const WIDEST: Duration = Duration::from_secs(60);
 
-/// How long a ring must have been quiet for what follows to be new. More than [`WIDEST`], and less than the pause between two
+/// How long a ring must have been quiet for what follows to be new. More than `WIDEST`, and less than the pause between two
 /// waves of an attack that somebody would call two attacks.
 const REST: Duration = Duration::from_secs(120);
 

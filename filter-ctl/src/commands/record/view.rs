@@ -15,7 +15,7 @@ use crate::record::pcapng::interface_name;
 /// Columns of a terminal.
 const WIDTH: usize = 80;
 
-/// The header of what [`print`] prints.
+/// The header of what `print` prints.
 pub const HEADER: &str = "time          interface   verdict  reason                    protocol    length";
 
 /// A sample as JSON.
