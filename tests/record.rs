@@ -16,7 +16,7 @@ use filter_ctl::host::monotonic_now_s;
 use filter_ctl::policy::Prefix;
 use filter_tests::flood::{Flood, Kind, Wave};
 use filter_tests::frames::{ethernet, ipv4, ipv6, protocol, tcp, udp};
-use filter_tests::lab::{Finished, Host, eventually, fails, join};
+use filter_tests::lab::{Finished, Host, Running, eventually, fails, join};
 use filter_tests::packets::Port;
 use serde_json::Value;
 
@@ -95,24 +95,19 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-}
-
 /// A `record follow` that reads from now on.
-struct Follower(Child, BufReader<std::process::ChildStdout>);
+struct Follower(Running, BufReader<std::process::ChildStdout>);
 
 impl Follower {
     /// Starts it, and waits for the header that says so.
     fn start(host: &Host, arguments: &[&str]) -> Self {
         let command = host.filter_ctl(&[&["record", "follow"], arguments].concat());
-        let mut child = host.spawn(command).unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Running(host.spawn(command).unwrap());
+        let mut out = BufReader::new(running.0.stdout.take().unwrap());
         let mut header = String::new();
         out.read_line(&mut header).unwrap();
         assert!(header.starts_with("time "), "{header}");
-        Self(child, out)
+        Self(running, out)
     }
 
     /// Reads a line.
@@ -127,8 +122,8 @@ impl Follower {
         let mut stdout = String::new();
         self.1.read_to_string(&mut stdout).unwrap();
         let mut stderr = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Finished { code: self.0.wait().unwrap().code(), stdout, stderr }
+        self.0.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Finished { code: self.0.0.wait().unwrap().code(), stdout, stderr }
     }
 }
 
@@ -435,7 +430,7 @@ fn a_capture_is_whole_or_not_there() {
 
     // What comes during a time, until it is over or somebody ends it.
     let save = host.filter_ctl(&["record", "save", "--for", "1h", "-w", "/run/coming.pcapng"]);
-    let mut save = host.spawn(save).unwrap();
+    let mut save = Running(host.spawn(save).unwrap());
     eventually("it has begun", || {
         host.run(|| {
             fs::read_dir("/run").unwrap().flatten().any(|entry| {
@@ -446,8 +441,8 @@ fn a_capture_is_whole_or_not_there() {
     })
     .unwrap();
     lab.send(&[numbered("203.0.113.2", 77, 8)]);
-    signal(&save, "INT");
-    assert_eq!(save.wait().unwrap().code(), Some(0));
+    save.signal("INT");
+    assert_eq!(save.0.wait().unwrap().code(), Some(0));
     let coming = lab.fields("/run/coming.pcapng", &["ip.src", "frame.drop_count"]);
     assert_eq!(coming, [["203.0.113.2", "0"]]);
 }
@@ -470,7 +465,7 @@ fn who_follows_sees_each_frame_or_is_told_how_many_were_lost() {
     other.line();
     assert!(other.line().contains("203.0.113.9"));
 
-    signal(&follower.0, "STOP");
+    follower.0.signal("STOP");
     // How many are sampled is chance.
     let flood = lab.flood(&["203.0.113.0/24"]);
     eventually("samples were overwritten that it had not read", || {
@@ -479,13 +474,13 @@ fn who_follows_sees_each_frame_or_is_told_how_many_were_lost() {
     })
     .unwrap();
     let sampled = lab.summary()["sampled"].as_u64().unwrap();
-    signal(&follower.0, "CONT");
+    follower.0.signal("CONT");
     // It catches up, and goes on.
     let mut printed = String::new();
     while !printed.contains("overwritten before they could be read") {
         printed += &follower.line();
     }
-    signal(&follower.0, "INT");
+    follower.0.signal("INT");
     let ended = follower.end().done();
     let shown = number_before(&ended.stderr, " frames shown");
     let lost = number_before(&ended.stderr, " recorded frames were overwritten");
@@ -506,20 +501,20 @@ fn following_ends_when_nobody_reads_and_when_its_time_is_over() {
     let ended = follower.end().done();
     assert!(ended.stderr.contains("0 frames shown"), "{ended:?}");
 
-    let Follower(mut child, out) = Follower::start(&lab.server, &[]);
+    let Follower(mut running, out) = Follower::start(&lab.server, &[]);
     drop(out);
     let mut port = lab.port();
     eventually("it has noticed", || {
         port.send(&numbered("203.0.113.9", 1, 8)).unwrap();
-        child.try_wait().unwrap().is_some()
+        running.0.try_wait().unwrap().is_some()
     })
     .unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
 
     // JSON: a line a frame, and one at the end.
     let command = lab.server.filter_ctl(&["record", "follow", "--json", "--src", "203.0.113.9"]);
-    let mut child = lab.server.spawn(command).unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running(lab.server.spawn(command).unwrap());
+    let mut out = BufReader::new(running.0.stdout.take().unwrap());
     let sending = std::thread::spawn(move || {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
@@ -533,10 +528,10 @@ fn following_ends_when_nobody_reads_and_when_its_time_is_over() {
     let (line, mut out) = sending.join().unwrap();
     let sample: Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&sample["schema"], &sample["source"]), (&1.into(), &"203.0.113.9".into()));
-    signal(&child, "TERM");
+    running.signal("TERM");
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
     let mut lines: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let summary = lines.pop().unwrap()["summary"].clone();
     let shown = 1 + lines.iter().filter(|line| !line["source"].is_null()).count() as u64;

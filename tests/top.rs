@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use filter_ctl::host::monotonic_now;
-use filter_ctl::kernel::recorder::Recorder;
+use filter_ctl::kernel::recorder::Passed;
 use filter_tests::flood::{Flood, Kind, Wave};
 use filter_tests::frames::{self, ethernet, ipv4, ipv6, protocol};
 use filter_tests::kernel_side::pins;
@@ -60,7 +60,7 @@ impl Lab {
 
     /// Until when frames that pass are recorded, and zero if they are not.
     fn recording_passed(&self) -> u64 {
-        self.server.run(|| Recorder::open(&pins()).unwrap().recording_passed())
+        self.server.run(|| Passed::open(&pins()).unwrap().until_s())
     }
 }
 
@@ -259,7 +259,7 @@ fn what_passes_is_recorded_for_the_time_that_is_asked_for() {
 
     // A later end that somebody else wants is kept.
     let until_s = monotonic_now().as_secs() + 600;
-    lab.server.run(|| Recorder::open(&pins()).unwrap().record_passed(until_s));
+    lab.server.run(|| Passed::open(&pins()).unwrap().set_until_s(until_s));
     let _ = lab.server.ctl(&["top", "ports", "--passed", "--for", "1s"]);
     assert_eq!(lab.recording_passed(), until_s);
     let recorded = lab.server.ctl(&["top", "ports", "--passed"]).done();

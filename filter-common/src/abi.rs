@@ -103,6 +103,17 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+impl Counter {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
 /// Values of [`Key::action`](crate::prefix::Key::action).
 pub mod action {
     /// Pass, whatever block entries say.

@@ -38,11 +38,15 @@ pub const LEVELS: usize = 4;
 /// Slots of each level; powers of two. The lowest has those of a burst.
 pub const LEVEL_SLOTS: [u32; LEVELS] = [16, 8, 8, 8];
 
+/// The first slot of each level.
+const FIRST_SLOT: [u32; LEVELS] =
+    [0, LEVEL_SLOTS[0], LEVEL_SLOTS[0] + LEVEL_SLOTS[1], LEVEL_SLOTS[0] + LEVEL_SLOTS[1] + LEVEL_SLOTS[2]];
+
 /// The least time between two samples of a level, in [`Moment::coarse`] units.
 const LEVEL_APART: [u32; LEVELS] = [0, 4, 64, 1024];
 
 /// Slots of a ring.
-pub const SLOTS: u32 = 40;
+pub const SLOTS: u32 = FIRST_SLOT[LEVELS - 1] + LEVEL_SLOTS[LEVELS - 1];
 
 /// Time between two samples of a ring in the long run, in nanoseconds: a hundred a second, of which the work is under a
 /// thousandth of a CPU's time even where all rings are busy.
@@ -209,13 +213,13 @@ pub fn take(ring: &impl Ring, now: Moment, gap_ns: u64, chance: u32) -> u32 {
     let mut last = [0, last_low as u32, (last_low >> 32) as u32, last_high as u32];
     let is_apart = |level: usize| last[level] == 0 || coarse.wrapping_sub(last[level]) >= LEVEL_APART[level];
     let (level, first_slot) = if is_apart(3) {
-        (3, 32)
+        (3, FIRST_SLOT[3])
     } else if is_apart(2) {
-        (2, 24)
+        (2, FIRST_SLOT[2])
     } else if is_apart(1) {
-        (1, 16)
+        (1, FIRST_SLOT[1])
     } else {
-        (0, 0)
+        (0, FIRST_SLOT[0])
     };
     // Zero stands for never, and a machine up for a second has nothing to remember.
     let stamp = if coarse == 0 { 1 } else { coarse };
@@ -307,7 +311,7 @@ const fn digested(digest: u64, word: u64) -> u64 {
 }
 
 const _: () = {
-    assert!(LEVEL_SLOTS[0] + LEVEL_SLOTS[1] + LEVEL_SLOTS[2] + LEVEL_SLOTS[3] == SLOTS);
+    // A slot is found by two numbers of slots, and by the low bits of a position.
     assert!(LEVEL_SLOTS[1] == LEVEL_SLOTS[2] && LEVEL_SLOTS[2] == LEVEL_SLOTS[3]);
     assert!(ENTRY_RINGS.is_power_of_two() && MAX_STEP < 31);
     assert!(crate::reason::Reason::ALL.len() <= TEST_RING as usize);

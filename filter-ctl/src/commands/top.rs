@@ -13,10 +13,11 @@ use crate::cli::TopArgs;
 use crate::exit::Exit;
 use crate::host::monotonic_now;
 use crate::kernel::pins::NotLoaded;
-use crate::kernel::recorder::Recorder;
+use crate::kernel::reader::Reader;
+use crate::kernel::recorder::Passed;
 use crate::output;
+use crate::record::Head;
 use crate::record::top::{By, Counted, Counters, Counting, Question, Row, Top};
-use crate::record::{Cursor, Head};
 
 /// Time between two readings. A ring takes a hundred samples a second and keeps the last sixteen.
 const BETWEEN: Duration = Duration::from_millis(20);
@@ -59,15 +60,15 @@ struct Answer {
 }
 
 pub fn run(session: &Session, args: &TopArgs) -> Result<Exit> {
-    let recorder = Recorder::open(&session.pins())?;
+    let mut reader = Reader::open(&session.pins())?;
     let question = Question {
         by: args.by,
         verdict: if args.passed { Verdict::Pass } else { Verdict::Drop },
         interface: args.interface.clone(),
     };
     let answer = match args.for_time {
-        Some(time) => over(session, args, &question, &recorder, time)?,
-        None => so_far(session, args, &question, &recorder)?,
+        Some(time) => over(session, args, &question, &mut reader, time)?,
+        None => so_far(session, args, &question, &mut reader)?,
     };
     let empty = answer.top.rows.is_empty().then(|| why_empty(args));
     let view = |row: Row| {
@@ -106,12 +107,12 @@ pub fn run(session: &Session, args: &TopArgs) -> Result<Exit> {
 }
 
 /// What was counted and recorded up to now.
-fn so_far(session: &Session, args: &TopArgs, question: &Question, recorder: &Recorder) -> Result<Answer> {
+fn so_far(session: &Session, args: &TopArgs, question: &Question, reader: &mut Reader) -> Result<Answer> {
     let now = monotonic_now();
     let since = args.since.map(|since| now.saturating_sub(since));
     let (counters, mut warnings) = counters(session, args)?;
-    let reading = recorder.read(&mut Cursor::default())?;
-    let is_recorded = !args.passed || recorder.recording_passed() > now.as_secs();
+    let reading = reader.read()?;
+    let is_recorded = !args.passed || reader.recorder().passed().until_s() > now.as_secs();
     if !is_recorded && (args.by != By::Reasons || args.since.is_some()) {
         let warning = "frames that pass are not being recorded: `filter-ctl record passed --for 10m` does, and so does \
                        `top --passed --for 10s`";
@@ -129,54 +130,57 @@ fn over(
     session: &Session,
     args: &TopArgs,
     question: &Question,
-    recorder: &Recorder,
+    reader: &mut Reader,
     time: Duration,
 ) -> Result<Answer> {
-    let recording = if args.passed { Some(Recording::of_passed(session, recorder, time)?) } else { None };
+    let recording = if args.passed { Some(Recording::of_passed(session, time)?) } else { None };
     let (before, _) = counters(session, args)?;
-    let mut cursor = Cursor::default();
-    let first = recorder.read(&mut cursor)?;
+    let first = reader.read()?;
     let mut counting = Counting::after(question, &first);
     let end = Instant::now() + time;
     let last: Vec<Head> = loop {
         let left = end.saturating_duration_since(Instant::now());
         thread::sleep(left.min(BETWEEN));
-        let reading = recorder.read(&mut cursor)?;
+        let reading = reader.read()?;
         counting.add(&reading);
         if left.is_zero() {
             break reading.heads;
         }
     };
-    let (after, warnings) = counters(session, args)?;
+    let (after, mut warnings) = counters(session, args)?;
     drop(recording);
+    if !reader.is_current() {
+        warnings.push("the filter was loaded anew meanwhile: estimates are of the time before".into());
+    }
     let counted = Counted::new(question, &after, Some(&before));
     let top = counting.finish(&last, &counted, &mixed(&after), args.limit);
     Ok(Answer { top, interval: Some(after.at.saturating_sub(before.at)), warnings })
 }
 
 /// Frames that pass are recorded as long as this lives, and by the kernel's own deadline not much longer.
-struct Recording<'r> {
-    recorder: &'r Recorder,
+struct Recording {
+    passed: Passed,
     until_s: Option<u64>,
 }
 
-impl<'r> Recording<'r> {
+impl Recording {
     /// Records them for this time, unless somebody has them recorded for longer.
-    fn of_passed(session: &Session, recorder: &'r Recorder, time: Duration) -> Result<Self> {
+    fn of_passed(session: &Session, time: Duration) -> Result<Self> {
         /// For what is done beside waiting.
         const MARGIN: Duration = Duration::from_secs(2);
-        let is_longer = recorder.recording_passed() > (monotonic_now() + time + MARGIN).as_secs();
+        let passed = Passed::open(&session.pins())?;
+        let is_longer = passed.until_s() > (monotonic_now() + time + MARGIN).as_secs();
         let until_s =
             if is_longer { None } else { Some(session.open()?.record_passed(Some(time + MARGIN))?) };
-        Ok(Self { recorder, until_s })
+        Ok(Self { passed, until_s })
     }
 }
 
-impl Drop for Recording<'_> {
+impl Drop for Recording {
     fn drop(&mut self) {
         // Unless somebody wants it on since then.
-        if self.until_s == Some(self.recorder.recording_passed()) {
-            self.recorder.record_passed(0);
+        if self.until_s == Some(self.passed.until_s()) {
+            self.passed.set_until_s(0);
         }
     }
 }

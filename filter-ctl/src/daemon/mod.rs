@@ -38,6 +38,8 @@ use self::event::{Event, EventKind};
 use self::hooks::HookConfig;
 use self::keeper::Keeper;
 use crate::control::Place;
+use crate::host::signals::Ending;
+use crate::kernel::reader::LOOK;
 use crate::metrics::listen::Address;
 
 /// Time between two samples of the history.
@@ -100,8 +102,7 @@ pub fn run(config: Config) -> Result<()> {
 }
 
 async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("could not wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("could not wait for SIGINT")?;
+    let mut ending = Ending::catch()?;
     let mut reload = signal(SignalKind::hangup()).context("could not wait for SIGHUP")?;
 
     on_thread(&keeper, Keeper::begin).await;
@@ -123,7 +124,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
     }
     let recording = config.record.map(|_| {
         let keeper = Arc::clone(&keeper);
-        let mut looks = interval(record::LOOK);
+        let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::spawn(async move {
             loop {
@@ -168,8 +169,7 @@ async fn serve(config: Config, keeper: Arc<Keeper>) -> Result<()> {
                 on_thread(&keeper, Keeper::begin).await;
                 notify(&[NotifyState::Ready]);
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = ending.wait() => break,
         }
         notify(&[NotifyState::Status(&keeper.status())]);
     }

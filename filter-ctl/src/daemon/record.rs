@@ -21,9 +21,6 @@ use crate::record::entries::Entries;
 use crate::record::pcapng::{Positions, Section};
 use crate::record::thinning::Thinning;
 
-/// Time between two looks at the recorder: at the full rate a ring has ten new samples by then, and keeps sixteen.
-pub const LOOK: Duration = Duration::from_millis(100);
-
 /// Directory of the files in that of the store.
 const DIRECTORY: &str = "record";
 

@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod network;
+pub mod signals;
 pub mod sockets;
 pub mod ssh;
 pub mod users;

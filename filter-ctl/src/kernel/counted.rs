@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use anyhow::{Context as _, Result, bail};
-use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use filter_common::abi::{self, COUNTERS, Counter, TEST_SLOT, counter_index};
+use anyhow::{Context as _, Result};
+use filter_common::abi::{self, Counter};
 use filter_common::prefix;
 use filter_common::{Reason, Verdict};
 
@@ -160,21 +159,13 @@ impl Filter {
     ///
     /// If no slot is free, or the kernel refuses.
     pub fn credit_interface(&mut self, name: &str, counts: &[(Reason, Verdict, Counter)]) -> Result<()> {
-        let free = (0..)
-            .zip(self.maps.interfaces()?)
-            .find(|(slot, interface)| *slot != TEST_SLOT && *interface == abi::Interface::default());
-        let Some((slot, _)) = free else { bail!("all slots of interfaces are taken") };
-        let context = || format!("could not give {name} what it had counted");
-        let path = self.pins().map(&COUNTERS);
-        let map = MapData::from_pin(&path).and_then(Map::from_map_data).with_context(context)?;
-        let mut counters: PerCpuArray<MapData, Counter> = map.try_into().with_context(context)?;
+        let free = interface::free_slot(&self.maps.interfaces()?);
+        let slot = free.context("all slots of interfaces are taken")?;
         self.maps.zero_interface(slot)?;
-        let cpus = maps::possible_cpus()? as usize;
         for (reason, verdict, counter) in counts {
-            let index = counter_index(slot, *reason, *verdict);
-            let mut by_cpu = vec![Counter::default(); cpus];
-            by_cpu[0] = *counter;
-            counters.set(index, PerCpuValues::try_from(by_cpu)?, 0).with_context(context)?;
+            self.maps
+                .set_counter(slot, *reason, *verdict, *counter)
+                .with_context(|| format!("could not give {name} what it had counted"))?;
         }
         let named = abi::Interface { name: padded(name)?, ifindex: 0, loaded_s: monotonic_now_s() };
         self.maps.set_interface(slot, &named)

@@ -351,11 +351,10 @@ fn find_slot(filter: &mut Filter, name: &str) -> Result<(u32, abi::Interface)> {
     if let Some(slot) = numbered().find(|(_, interface)| interface.name == had) {
         return Ok(slot);
     }
-    let of_others = || numbered().filter(|(slot, _)| *slot != TEST_SLOT);
-    let mut free = of_others().find(|(_, interface)| *interface == abi::Interface::default());
+    let mut free = free_slot(&slots).map(|slot| (slot, abi::Interface::default()));
     if free.is_none() {
         let unpinned = filter.unpinned_interfaces()?;
-        free = of_others().find(|(_, slot)| slot_name(slot).is_some_and(|name| unpinned.contains(&name)));
+        free = numbered().find(|(_, slot)| slot_name(slot).is_some_and(|name| unpinned.contains(&name)));
     }
     let Some((slot, interface)) = free else {
         bail!(
@@ -365,6 +364,14 @@ fn find_slot(filter: &mut Filter, name: &str) -> Result<(u32, abi::Interface)> {
     };
     filter.maps.zero_interface(slot)?;
     Ok((slot, interface))
+}
+
+/// The first slot that is no interface's, and not that of test-runs.
+pub(super) fn free_slot(slots: &[abi::Interface]) -> Option<u32> {
+    let mut numbered = (0..).zip(slots);
+    numbered
+        .find(|(slot, held)| *slot != TEST_SLOT && **held == abi::Interface::default())
+        .map(|(slot, _)| slot)
 }
 
 /// The name in an interface slot; nothing where it is free.

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use filter_common::abi::{
     self, COUNTERS, Counter, ENTRIES, ENTRY_COUNTERS, HEADER, INTERFACE_SLOTS, INTERFACES, Interface,
@@ -194,22 +193,8 @@ impl Maps {
     ///
     /// [`NotLoaded`] if there are none; otherwise if one is missing or not what is expected.
     pub fn open(pins: &Pins) -> Result<Self> {
-        let shared = || abi::MAPS.iter().filter(|spec| spec.capacity.is_shared());
-        let missing = shared().find(|spec| !pins.map(spec).exists());
-        if let Some(spec) = missing {
-            if !shared().any(|spec| pins.map(spec).exists()) && pins.set()?.is_none() {
-                return Err(NotLoaded(format!(
-                    "{} holds no maps of ABI {}; start with `filter-ctl load IFACE`",
-                    pins.root().display(),
-                    abi::ABI_VERSION
-                ))
-                .into());
-            }
-            bail!(
-                "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
-                pins.map(spec).display()
-            );
-        }
+        // An older build's filter has these, and not all others.
+        require(pins, &[SWITCH, TOLERATED, COUNTERS, INTERFACES])?;
         check_shared(pins)?;
         Ok(Self {
             switch: open(&pins.map(&SWITCH))?,
@@ -268,10 +253,23 @@ impl Maps {
     /// Zeroes all counters of an interface slot, those of reasons yet unknown included.
     pub fn zero_interface(&mut self, slot: u32) -> Result<()> {
         for index in slot * SLOT_COUNTERS..(slot + 1) * SLOT_COUNTERS {
-            zero_counter(&mut self.counters, index)
+            write_counter(&mut self.counters, index, Counter::default())
                 .with_context(|| format!("could not zero the counters of interface slot {slot}"))?;
         }
         Ok(())
+    }
+
+    /// Makes what an interface slot has counted for a reason and verdict this. Nothing may count there meanwhile.
+    pub fn set_counter(
+        &mut self,
+        slot: u32,
+        reason: Reason,
+        verdict: Verdict,
+        counter: Counter,
+    ) -> Result<()> {
+        write_counter(&mut self.counters, counter_index(slot, reason, verdict), counter).with_context(|| {
+            format!("could not write the counter `{}` of interface slot {slot}", reason.name())
+        })
     }
 
     /// Reads all interface slots.
@@ -290,6 +288,24 @@ impl Maps {
     }
 }
 
+/// Refuses where one of these shared maps is missing.
+pub(super) fn require(pins: &Pins, specs: &[MapSpec]) -> Result<()> {
+    let Some(missing) = specs.iter().find(|spec| !pins.map(spec).exists()) else { return Ok(()) };
+    let mut shared = abi::MAPS.iter().filter(|spec| spec.capacity.is_shared());
+    if !shared.any(|spec| pins.map(spec).exists()) && pins.set()?.is_none() {
+        return Err(NotLoaded(format!(
+            "{} holds no maps of ABI {}; start with `filter-ctl load IFACE`",
+            pins.root().display(),
+            abi::ABI_VERSION
+        ))
+        .into());
+    }
+    bail!(
+        "the map {} is missing while others are there: run `filter-ctl unload --all` and load again",
+        pins.map(missing).display()
+    )
+}
+
 /// Opens one map as the typed wrapper that the caller wants.
 fn open<M>(path: &Path) -> Result<M>
 where
@@ -301,13 +317,12 @@ where
 
 fn read_counter(map: &PerCpuArray<MapData, Counter>, index: u32) -> Result<Counter> {
     let by_cpu = map.get(&index, 0)?;
-    Ok(by_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
-        packets: sum.packets + cpu.packets,
-        bytes: sum.bytes + cpu.bytes,
-    }))
+    Ok(by_cpu.iter().fold(Counter::default(), |sum, cpu| sum.plus(*cpu)))
 }
 
-fn zero_counter<T: Pod + Default>(map: &mut PerCpuArray<MapData, T>, index: u32) -> Result<()> {
-    let zeros = PerCpuValues::try_from(vec![T::default(); possible_cpus()? as usize])?;
-    Ok(map.set(index, zeros, 0)?)
+/// Makes what all CPUs counted this, on the first of them.
+fn write_counter(map: &mut PerCpuArray<MapData, Counter>, index: u32, counter: Counter) -> Result<()> {
+    let mut by_cpu = vec![Counter::default(); possible_cpus()? as usize];
+    by_cpu[0] = counter;
+    Ok(map.set(index, PerCpuValues::try_from(by_cpu)?, 0)?)
 }

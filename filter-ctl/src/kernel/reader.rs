@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use anyhow::Result;
 use filter_common::abi::RINGS;
@@ -11,6 +12,9 @@ use super::builds::require_ours;
 use super::pins::Pins;
 use super::recorder::Recorder;
 use crate::record::{Cursor, Reading};
+
+/// Time between two looks at the recorder: at the full rate a ring has ten new samples by then, and keeps sixteen.
+pub const LOOK: Duration = Duration::from_millis(100);
 
 /// The recorder of the loaded filter, and how far it was read.
 pub struct Reader {
@@ -48,6 +52,11 @@ impl Reader {
     /// As [`Recorder::read`].
     pub fn read(&mut self) -> Result<Reading> {
         self.recorder.read(&mut self.cursor)
+    }
+
+    /// The recorder.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// Whether programs that are loaded now write to it: after `unload` they don't, and after another `load` there is

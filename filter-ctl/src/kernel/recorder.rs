@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::interface::slot_name;
 use super::mapped::MappedArray;
-use super::maps::{Maps, possible_cpus};
+use super::maps::{Maps, possible_cpus, require};
 use super::pins::Pins;
 use crate::host::monotonic_now;
 use crate::policy::Key;
@@ -27,10 +27,37 @@ use filter_common::sample::{
 /// microsecond.
 const TRIES: u32 = 3;
 
+/// Until when frames that pass are recorded.
+pub struct Passed(MappedArray);
+
+impl Passed {
+    /// Opens the map below `pins`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recorder::open`].
+    pub fn open(pins: &Pins) -> Result<Self> {
+        require(pins, &[RECORDING])?;
+        Ok(Self(MappedArray::open(&pins.map(&RECORDING), RECORDING.name, 1)?))
+    }
+
+    /// Until when, in seconds of CLOCK_MONOTONIC; zero if they are not.
+    pub fn until_s(&self) -> u64 {
+        self.0.words().first().map_or(0, |word| word.load(Acquire))
+    }
+
+    /// Sets until when; zero for not at all. It ends by itself, whoever is still there.
+    pub fn set_until_s(&self, until_s: u64) {
+        if let Some(word) = self.0.words().first() {
+            word.store(until_s, Release);
+        }
+    }
+}
+
 /// The recorder of the loaded filter.
 pub struct Recorder {
     maps: Maps,
-    recording: MappedArray,
+    passed: Passed,
     rings: MappedArray,
     samples: MappedArray,
 }
@@ -43,25 +70,37 @@ impl Recorder {
     /// [`NotLoaded`](super::pins::NotLoaded) if there is no filter; if a map is missing or not what is expected.
     pub fn open(pins: &Pins) -> Result<Self> {
         let maps = Maps::open(pins)?;
+        require(pins, &[RINGS, SAMPLES])?;
         let rings = (possible_cpus()? * RINGS_A_CPU) as usize;
         let array = |spec, words| MappedArray::open(&pins.map(spec), spec.name, words);
         Ok(Self {
             maps,
-            recording: array(&RECORDING, 1)?,
+            passed: Passed::open(pins)?,
             rings: array(&RINGS, rings * RING_WORDS)?,
             samples: array(&SAMPLES, rings * SLOTS as usize * SAMPLE_WORDS)?,
         })
     }
 
-    /// Until when frames that pass are recorded, in seconds of CLOCK_MONOTONIC; zero if they are not.
-    pub fn recording_passed(&self) -> u64 {
-        self.recording.words().first().map_or(0, |word| word.load(Acquire))
+    /// Until when frames that pass are recorded.
+    pub fn passed(&self) -> &Passed {
+        &self.passed
     }
 
-    /// Sets until when frames that pass are recorded; zero for not at all. It ends by itself, whoever is still there.
-    pub fn record_passed(&self, until_s: u64) {
-        if let Some(word) = self.recording.words().first() {
-            word.store(until_s, Release);
+    /// What each ring counted, but for that of test-runs, and for those of what passes while that is not recorded.
+    pub fn heads(&self) -> Vec<Head> {
+        let is_told = self.is_told();
+        let heads = self.rings.words().chunks_exact(RING_WORDS).enumerate();
+        heads.map(|(index, ring)| head(index, ring)).filter(|head| is_told(head)).collect()
+    }
+
+    /// Whether a ring counted what is recorded.
+    fn is_told(&self) -> impl Fn(&Head) -> bool + use<> {
+        // The word is not taken back when its time is over, and until then frames that pass were only counted.
+        let has_passed = self.passed.until_s() > monotonic_now().as_secs();
+        move |head| {
+            let Head { stream, seen, .. } = head;
+            let is_dropped = stream.reason().is_none_or(|reason| reason.verdict() == Verdict::Drop);
+            *seen > 0 && stream.ring != TEST_RING && (has_passed || is_dropped)
         }
     }
 
@@ -85,26 +124,26 @@ impl Recorder {
     }
 
     fn read_rings(&self, cursor: &mut Cursor, is_read: impl Fn(u32) -> bool) -> Result<Reading> {
-        let names = Names::new(&self.maps.interfaces()?);
-        // The word is not taken back when its time is over, and until then frames that pass were only counted.
-        let has_passed = self.recording_passed() > monotonic_now().as_secs();
+        let is_told = self.is_told();
         let rings = self.rings.words().chunks_exact(RING_WORDS);
         cursor.0.resize(rings.len(), Read::default());
         let mut reading = Reading { began: monotonic_now(), ..Reading::default() };
+        let mut names = None;
         for (index, (ring, read)) in rings.zip(&mut cursor.0).enumerate() {
-            let stream = stream_of(index);
-            // Acquire, and first: the samples that it counts are there, as far as the processor keeps stores in order; where
-            // it does not, the digest tells.
-            let taken = ring[ring_word::TAKEN].load(Acquire);
-            let seen = ring[ring_word::SEEN].load(Relaxed);
-            if seen == 0 || !is_read(stream.ring) {
+            let head = head(index, ring);
+            if !is_read(head.stream.ring) {
                 continue;
             }
-            if has_passed || stream.reason().is_none_or(|reason| reason.verdict() == Verdict::Drop) {
-                reading.heads.push(Head { stream, seen, taken });
+            if is_told(&head) || head.stream.ring == TEST_RING && head.seen > 0 {
+                reading.heads.push(head);
             }
-            if taken > read.sequence {
-                self.read_ring(index, stream, taken, read, &names, &mut reading);
+            if head.taken > read.sequence {
+                // Most looks find nothing new, and need no names.
+                let names = match names {
+                    Some(ref names) => names,
+                    None => &*names.insert(Names::new(&self.maps.interfaces()?)),
+                };
+                self.read_ring(index, head, read, names, &mut reading);
             }
         }
         reading.samples.sort_by_key(|sample| (sample.time, sample.stream, sample.sequence));
@@ -112,12 +151,11 @@ impl Recorder {
         Ok(reading)
     }
 
-    /// Reads the samples of a ring up to the one that is its `taken`th.
+    /// Reads the samples of a ring up to the last that its head counts.
     fn read_ring(
         &self,
         index: usize,
-        stream: Stream,
-        taken: u64,
+        Head { stream, taken, .. }: Head,
         read: &mut Read,
         names: &Names,
         reading: &mut Reading,
@@ -153,6 +191,14 @@ impl Names {
         let loaded = slots.iter().filter(|slot| slot.ifindex != 0);
         Self(loaded.filter_map(|slot| Some((slot.ifindex, slot_name(slot)?))).collect())
     }
+}
+
+/// What the ring with this number counted.
+fn head(index: usize, ring: &[AtomicU64]) -> Head {
+    // Acquire, and first: the samples that it counts are there, as far as the processor keeps stores in order; where it does
+    // not, the digest tells.
+    let taken = ring[ring_word::TAKEN].load(Acquire);
+    Head { stream: stream_of(index), seen: ring[ring_word::SEEN].load(Relaxed), taken }
 }
 
 fn stream_of(index: usize) -> Stream {

@@ -13,7 +13,7 @@ use crate::kernel::filter::Counts;
 use crate::kernel::interface::State;
 use crate::kernel::recorder::Recorder;
 use crate::kernel::{Pins, maps};
-use crate::record::{Cursor, Head};
+use crate::record::Head;
 use crate::stats::InterfaceCounts;
 use crate::store::Policy;
 
@@ -138,7 +138,7 @@ pub fn whole(number: impl TryInto<i64>) -> i64 {
 
 /// What the recorder saw of what is dropped, and took samples of; of what passes it sees only what is asked for.
 fn recorded(figures: &mut Figures, pins: &Pins) -> Result<()> {
-    let heads = Recorder::open(pins)?.read(&mut Cursor::default())?.heads;
+    let heads = Recorder::open(pins)?.heads();
     let is_dropped =
         |head: &&Head| head.stream.reason().is_none_or(|reason| reason.verdict() == Verdict::Drop);
     let sum = |of: fn(&Head) -> u64| alone(heads.iter().filter(is_dropped).map(of).sum());

@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +22,7 @@ use super::Figures;
 use super::listen::{Address, Listener};
 use super::shared::Shared;
 use super::text::{CLASSIC_TYPE, OPENMETRICS_TYPE, wants_openmetrics};
+use crate::host::signals::Ending;
 
 /// Connections at once: one for each of many scrapers. Of each some 20 KiB are kept, beside the text that all share.
 const AT_ONCE: usize = 64;
@@ -59,14 +59,12 @@ pub fn run(
         .build()
         .context("could not set up the I/O")?;
     let ended = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("could not wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("could not wait for SIGINT")?;
+        let mut ending = Ending::catch()?;
         let listener = Listener::bind(address).await?;
         is_ready();
         tokio::select! {
             () = serve(&listener, Arc::new(Shared::new(collect))) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = ending.wait() => {}
         }
         Ok(())
     });

@@ -218,9 +218,7 @@ impl Counted {
                     if *verdict == question.verdict {
                         let then = then.map(|then| then.of(*reason, *verdict)).unwrap_or_default();
                         let sum = counted.reasons.entry(*reason).or_default();
-                        let grown = grown(*counter, then);
-                        *sum =
-                            Counter { packets: sum.packets + grown.packets, bytes: sum.bytes + grown.bytes };
+                        *sum = sum.plus(grown(*counter, then));
                     }
                 }
             }

@@ -208,7 +208,7 @@ impl InterfaceCounts {
 
     fn total(&self, verdict: Verdict) -> Counter {
         let counters = self.by_reason.iter().filter(|(_, counted, _)| *counted == verdict);
-        counters.fold(Counter::default(), |sum, (_, _, counter)| rates::sum(sum, *counter))
+        counters.fold(Counter::default(), |sum, (_, _, counter)| sum.plus(*counter))
     }
 }
 

@@ -34,6 +34,7 @@ impl Past {
     }
 
     /// The newest.
+    #[cfg(test)]
     pub fn last(&self) -> Option<&Snapshot> {
         self.0.back()
     }

@@ -156,11 +156,3 @@ impl<'p> Earlier<'p> {
         Figures::new(counter, self.last.and_then(since), Rates { second, ten_seconds, minute })
     }
 }
-
-/// Both together.
-pub(super) fn sum(one: Counter, other: Counter) -> Counter {
-    Counter {
-        packets: one.packets.saturating_add(other.packets),
-        bytes: one.bytes.saturating_add(other.bytes),
-    }
-}

@@ -7,7 +7,7 @@ use filter_common::abi::Counter;
 use filter_common::{Reason, Verdict};
 
 use super::InterfaceCounts;
-use super::rates::{Rate, Span, sum};
+use super::rates::{Rate, Span};
 use crate::store::history::Step;
 
 /// Rows of an interface: those of a verdict, of one reason or all.
@@ -35,7 +35,7 @@ impl Recorded {
                     let key = (series.interface.clone(), series.reason.clone(), series.verdict.clone());
                     let counted = Counter { packets: count.packets, bytes: count.bytes };
                     let so_far = recorded.counts.entry(key).or_default();
-                    *so_far = sum(*so_far, counted);
+                    *so_far = so_far.plus(counted);
                 }
                 if recorded.time >= span.shortest() {
                     break;
@@ -56,7 +56,7 @@ impl Recorded {
                 && by == verdict.name()
                 && reason.is_none_or(|reason| counted == reason.name())
         });
-        let counted = counted.fold(Counter::default(), |so_far, (_, counter)| sum(so_far, *counter));
+        let counted = counted.fold(Counter::default(), |so_far, (_, counter)| so_far.plus(*counter));
         Rate::new(counted, self.time)
     }
 }

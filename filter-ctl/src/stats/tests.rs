@@ -81,6 +81,21 @@ fn a_tolerated_fault_counts_as_passed() {
 }
 
 #[test]
+fn rates_are_since_the_snapshot_that_was_told_before() {
+    // All came in the first of five seconds.
+    let told = second(0, 0);
+    let mut past = Past::default();
+    past.push(told.clone());
+    past.push(second(4, 500));
+    let now = second(5, 500);
+    let earlier = Earlier::new(&now, Some(&told), &past, &NOTHING);
+    assert_eq!(earlier.interval_s(&now), Some(5.0));
+    let eth0 = &by_interface(&now, &earlier)[0];
+    assert_eq!(eth0.dropped.packets_per_second, Some(100.0));
+    assert_eq!(packets(&eth0.dropped)[0], Some(0.0), "the last second");
+}
+
+#[test]
 fn each_span_has_its_own_rate_once_it_is_over() {
     // Ten packets a second, and from second 80 on a hundred.
     let blocked = |at_s: u64| 10 * at_s.min(80) + 100 * at_s.saturating_sub(80);

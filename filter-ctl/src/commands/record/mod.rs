@@ -13,23 +13,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Session;
 use crate::cli::{RecordCommand, WantedArgs};
 use crate::control::{Control, Place};
 use crate::exit::Exit;
 use crate::host::monotonic_now;
+use crate::host::signals::Ending;
 use crate::kernel::pins::NotLoaded;
-use crate::kernel::reader::Reader;
+use crate::kernel::reader::{LOOK, Reader};
 use crate::output;
 use crate::record::entries::Entries;
 use crate::record::headers::{Headers, headers};
 use crate::record::wanted::Wanted;
 use crate::record::{Reading, Sample};
-
-/// Time between two looks at the recorder: at its full rate a ring has ten new samples by then, and keeps sixteen.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long who goes on reading waits for the lock, so that looks are no further apart than a ring can bear.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -130,29 +127,25 @@ impl Coming {
     }
 }
 
-/// SIGINT and SIGTERM, which end a command that could go on for ever as if it had come to its end.
+/// Waiting that a signal ends.
 pub(super) struct Signals {
     runtime: Runtime,
-    signals: [Signal; 2],
+    ending: Ending,
 }
 
 impl Signals {
     pub(super) fn catch() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("could not wait for signals")?;
-        let signals = runtime.block_on(async {
-            Ok::<_, std::io::Error>([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?])
-        });
-        Ok(Self { runtime, signals: signals.context("could not wait for signals")? })
+        let ending = runtime.block_on(async { Ending::catch() })?;
+        Ok(Self { runtime, ending })
     }
 
     /// Waits for so long; says whether a signal came.
     pub(super) fn wait(&mut self, time: Duration) -> bool {
-        let [interrupt, terminate] = &mut self.signals;
         self.runtime.block_on(async {
             tokio::select! {
-                _ = interrupt.recv() => true,
-                _ = terminate.recv() => true,
+                () = self.ending.wait() => true,
                 () = tokio::time::sleep(time) => false,
             }
         })
