@@ -1,6 +1,6 @@
 //! `test`: the levels of testing on this machine, lowest first. What the tests are is filter-tests' matter.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::bridges;
 use crate::command::{Run, build_filter_ctl, is_root};
@@ -83,7 +83,8 @@ impl Level {
     }
 }
 
-/// Runs the levels in order and stops at the first that fails.
+/// Runs the levels in order and stops behind the first that fails: all of that one is run, since a run is slow and each failure
+/// is worth knowing.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure_ready(Scope::Tests)?;
     let filter_ctl = build_filter_ctl(&[])?;
@@ -92,8 +93,9 @@ pub fn run(args: &Args) -> Result<()> {
         if !args.levels.is_empty() && !args.levels.contains(&level) {
             continue;
         }
+        let mut failed = Vec::new();
         for arguments in level.runs() {
-            let mut cargo = Run::cargo().arg("test").args(*arguments);
+            let mut cargo = Run::cargo().args(["test", "--no-fail-fast"]).args(*arguments);
             cargo = cargo.env("FILTER_CTL", &filter_ctl).env(bridges::VARIABLE, &bridges);
             if level != Level::Host && !is_root() {
                 cargo = cargo.env(runner_variable()?, "sudo -E");
@@ -101,7 +103,12 @@ pub fn run(args: &Args) -> Result<()> {
             if !args.harness.is_empty() {
                 cargo = cargo.arg("--").args(&args.harness);
             }
-            cargo.run()?;
+            if let Err(error) = cargo.run() {
+                failed.push(format!("{error:#}"));
+            }
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("\n  and "));
         }
     }
     Ok(())

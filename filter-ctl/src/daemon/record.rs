@@ -30,6 +30,10 @@ const BATCH: usize = 16 << 10;
 /// How long a sample waits for somebody to say whose entry it was. Whoever has the lock longer than this is busy with much.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long writing must have gone well before trouble is over. On a full disk a small batch still fits where a large one did
+/// not, and trouble that came and went with the size of batches would be told each time.
+const CALM: Duration = Duration::from_secs(3);
+
 /// Reads the recorder and writes files.
 pub struct Recording {
     reader: Option<Reader>,
@@ -44,6 +48,8 @@ pub struct Recording {
     has_begun: bool,
     /// Since when nothing can be read.
     failing_since: Option<Duration>,
+    /// Since when what is tried goes well, if it did not before.
+    well_since: Option<Duration>,
     state: RecordState,
 }
 
@@ -60,6 +66,7 @@ impl Recording {
             pending: Vec::new(),
             has_begun: false,
             failing_since: None,
+            well_since: None,
             state: RecordState::default(),
         }
     }
@@ -80,11 +87,18 @@ impl Recording {
             return;
         }
         let looked = read.and_then(|()| self.write(open));
-        self.state.trouble = match looked {
-            Ok(is_tried) => self.state.trouble.take().filter(|_| !is_tried),
-            Err(error) if error.is::<NotLoaded>() || error.is::<OtherBuild>() => None,
-            Err(error) => Some(format!("{error:#}")),
-        };
+        match looked {
+            Ok(is_tried) => {
+                if is_tried {
+                    self.well_since.get_or_insert(now);
+                }
+                if self.well_since.is_some_and(|since| now.saturating_sub(since) >= CALM) {
+                    self.state.trouble = None;
+                }
+            }
+            Err(error) if error.is::<NotLoaded>() || error.is::<OtherBuild>() => self.state.trouble = None,
+            Err(error) => (self.well_since, self.state.trouble) = (None, Some(format!("{error:#}"))),
+        }
     }
 
     fn read(&mut self, pins: &Pins) -> Result<()> {
