@@ -363,10 +363,170 @@ fn hits_are_told_by_list_and_entry() {
             && said.contains("in the list wide"),
         "{said}"
     );
-    // What an entry counted before it left the list is not forgotten.
+    // What entries counted before they left the list is not forgotten: whether they go, or another list keeps them.
     wide.write("192.0.2.0/24\n");
     host.ctl(&["list", "update", "wide"]).done();
-    assert_eq!(shown(&host, "wide")["packets"], 2);
+    assert_eq!(shown(&host, "wide")["packets"], 5);
+}
+
+#[test]
+fn what_many_entries_counted_stays_as_of_few() {
+    const MANY: u32 = 400;
+    let host = filtering(&[]);
+    let hit = || (0..MANY).for_each(|number| assert_eq!(action(&host, addresses([number]).trim()), XDP_DROP));
+    let figures = || ["wide", "many"].map(|name| shown(&host, name)["packets"].as_u64().unwrap());
+    add(&host, "wide", &Feed::new("198.18.0.0/15\n"), &[]).done();
+    let many = Feed::new(&addresses(0..MANY));
+    add(&host, "many", &many, &[]).done();
+    hit();
+    assert_eq!(figures(), [400, 400]);
+    many.write("192.0.2.1\n");
+    host.ctl(&["list", "update", "many", "--force"]).done();
+    assert_eq!(figures(), [400, 400]);
+    let file = Feed::new(&addresses(0..MANY));
+    host.ctl(&["block", "import", file.path()]).done();
+    hit();
+    assert_eq!(figures(), [800, 400]);
+    host.ctl(&["block", "flush"]).done();
+    assert_eq!(figures(), [800, 400]);
+    hit();
+    assert_eq!(figures(), [1200, 400]);
+    all_is_well(&host);
+}
+
+/// A prefix in 203.0.113.0/28.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Small {
+    length: u32,
+    first: u32,
+}
+
+impl Small {
+    fn any(random: &mut fastrand::Rng) -> Self {
+        let length = random.u32(28..=32);
+        Self { length, first: random.u32(0..16) >> (32 - length) << (32 - length) }
+    }
+
+    fn covers(self, address: u32) -> bool {
+        address >> (32 - self.length) == self.first >> (32 - self.length)
+    }
+
+    fn text(self) -> String {
+        format!("203.0.113.{}/{}", self.first, self.length)
+    }
+}
+
+/// What the model has of a list, and has counted of it.
+struct Counting {
+    prefixes: Vec<Small>,
+    packets: u64,
+}
+
+#[test]
+fn what_a_list_counted_stays_whatever_becomes_of_entries() {
+    const ROUNDS: u32 = 120;
+    const NAMES: [&str; 2] = ["one", "two"];
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let host = filtering(&[]);
+    let feeds = NAMES.map(|_| Feed::new(""));
+    // The model: what each list has and counted, what no list may block, and what is allowed.
+    let mut lists: [Option<Counting>; 2] = [None, None];
+    let (mut never, mut allowed) = (Vec::<Small>::new(), Vec::<Small>::new());
+    let of_any = |prefixes: &[Small], address| prefixes.iter().any(|prefix| prefix.covers(address));
+    let mut done = Vec::new();
+    for _ in 0..ROUNDS {
+        let (prefix, place) = (Small::any(&mut random), random.usize(0..2));
+        let (name, said) = (NAMES[place], prefix.text());
+        done.push(match random.u32(0..16) {
+            0..=5 => {
+                let prefixes: Vec<_> = (0..random.usize(1..5)).map(|_| Small::any(&mut random)).collect();
+                let lines: Vec<String> = prefixes.iter().map(|prefix| prefix.text()).collect();
+                feeds[place].write(&(lines.join("\n") + "\n"));
+                if lists[place].is_some() {
+                    host.ctl(&["list", "update", name, "--force"]).done();
+                } else {
+                    add(&host, name, &feeds[place], &[]).done();
+                }
+                let packets = lists[place].as_ref().map_or(0, |list| list.packets);
+                lists[place] = Some(Counting { prefixes, packets });
+                format!("{name}: {lines:?}")
+            }
+            6 if lists[place].is_some() => {
+                host.ctl(&["list", "remove", name]).done();
+                lists[place] = None;
+                format!("{name}: removed")
+            }
+            // What operators block changes nothing for lists, nor does its end.
+            7..=8 => {
+                host.ctl(&["block", "add", &said]).done();
+                format!("block {said}")
+            }
+            9 => {
+                host.ctl(&["block", "add", &said, "--ttl", "1s"]).done();
+                format!("block {said} for a second")
+            }
+            10 => {
+                host.ctl(&["block", "flush"]);
+                "flush".to_owned()
+            }
+            11..=12 => match never.iter().position(|there| *there == prefix) {
+                Some(there) => {
+                    host.ctl(&["never", "del", &said]).done();
+                    never.remove(there);
+                    format!("never: not {said}")
+                }
+                None => {
+                    host.ctl(&["never", "add", &said]).done();
+                    never.push(prefix);
+                    format!("never {said}")
+                }
+            },
+            13..=14 => match allowed.pop() {
+                Some(there) if random.bool() => {
+                    host.ctl(&["allow", "del", &there.text()]).done();
+                    allowed.retain(|other| *other != there);
+                    format!("allow: not {}", there.text())
+                }
+                there => {
+                    allowed.extend(there);
+                    host.ctl(&["allow", "add", &said]).done();
+                    allowed.push(prefix);
+                    format!("allow {said}")
+                }
+            },
+            15 => {
+                host.ctl(&["unload", "--all"]).done();
+                host.ctl(&["load", "flt0"]).done();
+                "reloaded".to_owned()
+            }
+            _ => continue,
+        });
+        for _ in 0..random.u32(1..6) {
+            let address = random.u32(0..16);
+            action(&host, &format!("203.0.113.{address}"));
+            for Counting { prefixes, packets } in lists.iter_mut().flatten() {
+                let is_held = of_any(prefixes, address) && !of_any(&never, address);
+                *packets += u64::from(is_held && !of_any(&allowed, address));
+            }
+        }
+        let told = host.ctl(&["list", "ls", "--json"]).done().json();
+        let told = |name: &str| {
+            told["lists"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|list| list["name"] == name)
+                .map(|list| (list["packets"].as_u64().unwrap(), list["bytes"].as_u64().unwrap()))
+        };
+        for (name, list) in NAMES.iter().zip(&lists) {
+            let frame = filter_ctl::kernel::explain::frame_from([203, 0, 113, 1].into()).len() as u64;
+            let counted = list.as_ref().map(|list| (list.packets, list.packets * frame));
+            assert_eq!(told(name), counted, "{name} after {done:#?}");
+        }
+    }
+    all_is_well(&host);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use filter_common::prefix::Stored;
 use serde_json::{Value, json};
 
 use super::Control;
+use super::kept::{self, KeptByList};
+use super::lists::holes_of;
 use super::reconcile::adopted;
 use crate::holds::{self, Change, Effect, Hold, enforced, longest};
 use crate::host::monotonic_now_s;
@@ -168,18 +170,39 @@ impl Control {
         }
         // What does not fit is refused before anything is written.
         let plan = self.filter.plan(std::mem::take(&mut draft.targets))?;
-        self.write_down(&draft.intent(intent));
+        let kept = self.kept(&draft, intent);
+        let lists: Vec<_> = intent.lists.iter().copied().chain(kept.writes()).collect();
+        self.write_down(&draft.intent(&Intent { lists: &lists, ..*intent }));
         if !intent.lists.is_empty() {
             // What is said of lists is nowhere else.
             self.durable_store()?;
         }
         if let Err(error) = self.enforce(&plan) {
-            let undone = self.take_back(&draft, intent.record, undo);
+            let undo: Vec<_> = undo.iter().copied().chain(kept.undone()).collect();
+            let undone = self.take_back(&draft, intent.record, &undo);
             return Err(undone.err().map_or(error, |undo| PartlyApplied(format!("{undo:#}")).into()));
         }
         self.mark();
         self.back_up();
         Ok(())
+    }
+
+    /// What lists keep of what they have counted, where this is made of it.
+    fn kept(&mut self, draft: &Draft, intent: &Intent<'_>) -> KeptByList {
+        let (None, Ok(store)) = (&self.unwritable, &self.store) else { return KeptByList::default() };
+        let holes = intent.lists.iter().find_map(|write| match write {
+            ListWrite::Never(never) => Some(holes_of(never)),
+            _ => None,
+        });
+        let mut after = store.view().cleared(intent.cleared_s.unwrap_or(0));
+        if let Some(holes) = holes {
+            after = after.with_holes(holes);
+        }
+        kept::of_draft(&self.filter, store, draft, &after).unwrap_or_else(|error| {
+            // No reason not to enforce what was asked for.
+            self.warnings.push(format!("lists may show fewer packets than they have counted: {error:#}"));
+            KeptByList::default()
+        })
     }
 
     fn enforce(&mut self, plan: &Plan) -> Result<()> {

@@ -16,8 +16,8 @@ use crate::store::{Bounds, View};
 /// What a list did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ListHits {
-    /// Packets from its addresses that were decided by entries which it holds, or which lie in one that it holds; with
-    /// those that entries counted before they left it.
+    /// Packets from its addresses that were decided, while it held them, by entries which it held, or which lay in one that
+    /// it held.
     pub packets: u64,
     /// Bytes of these.
     pub bytes: u64,
@@ -40,8 +40,33 @@ pub struct EntryHits {
     pub prefix: Prefix,
 }
 
-/// The bit of all who are no lists.
-const OTHERS: u64 = 1 << 63;
+/// The bit of all who are no lists; lists have those below it.
+pub(super) const OTHERS: u64 = 1 << MOST_LISTS;
+
+const _: () = assert!(MOST_LISTS < u64::BITS as usize);
+
+/// Who holds what covers a key, as keys come in their order.
+#[derive(Default)]
+pub(super) struct Open {
+    /// Of each action: the prefixes that are open, the widest first, and who holds one of them.
+    prefixes: [Vec<(Prefix, u64)>; 2],
+}
+
+impl Open {
+    /// Who holds what covers this key, itself left out.
+    pub fn over(&mut self, key: &Key) -> u64 {
+        let open = &mut self.prefixes[usize::from(key.action == Action::Block)];
+        while open.pop_if(|(wider, _)| !wider.covers(&key.prefix)).is_some() {}
+        open.last().map_or(0, |(_, holders)| *holders)
+    }
+
+    /// Goes on to a key, which these hold. Returns them, with those who hold what covers it.
+    pub fn begin(&mut self, key: Key, holders: u64) -> u64 {
+        let holders = self.over(&key) | holders;
+        self.prefixes[usize::from(key.action == Action::Block)].push((key.prefix, holders));
+        holders
+    }
+}
 
 impl Control {
     /// What each of these lists did, with the `top` busiest entries of each. Goes over all entries once, in the order of
@@ -55,14 +80,9 @@ impl Control {
         let view = store.view();
         let mut hits: Vec<Hits> = view.lists.iter().map(|_| Hits::default()).collect();
         let mut counted = self.filter.each_counted()?.peekable();
-        // Of each action: the prefixes that are open, and who holds one of them.
-        let mut open: [Vec<(Prefix, u64)>; 2] = [Vec::new(), Vec::new()];
+        let mut open = Open::default();
         store.each_key(Bounds::All, |key, holds| {
-            let of_action = &mut open[usize::from(key.action == Action::Block)];
-            while of_action.pop_if(|(wider, _)| !wider.covers(&key.prefix)).is_some() {}
-            let wider = of_action.last().map_or(0, |(_, holders)| *holders);
-            let holders = wider | holders(view, &holds);
-            of_action.push((key.prefix, holders));
+            let holders = open.begin(key, holders(view, &holds));
             while counted.next_if(|(other, _)| *other < key).is_some() {}
             if let Some((_, counter)) = counted.next_if(|(other, _)| *other == key)
                 && counter.packets > 0
@@ -72,25 +92,22 @@ impl Control {
             Ok(())
         })?;
         let listed = store.lists()?;
-        let retired = |owner: &Owner| {
+        let kept = |owner: &Owner| {
             let list =
                 listed.iter().find(|list| owner.as_str().strip_prefix(Owner::LIST) == Some(&list.name));
-            list.map_or([0, 0], |list| list.retired)
+            list.map_or([0, 0], |list| list.kept)
         };
         Ok(view
             .lists
             .iter()
             .zip(hits)
-            .map(|(list, hits)| {
-                let [packets, bytes] = retired(&list.owner);
-                (list.owner.clone(), hits.finish(packets, bytes))
-            })
+            .map(|(list, hits)| (list.owner.clone(), hits.finish(kept(&list.owner))))
             .collect())
     }
 }
 
 /// A bit for each list, in the order of the view, and one for all others.
-fn holders(view: &View, holds: &[Hold]) -> u64 {
+pub(super) fn holders(view: &View, holds: &[Hold]) -> u64 {
     let bit = |hold: &Hold| {
         let place = view.lists.iter().position(|list| list.owner == hold.owner);
         place.filter(|place| *place < MOST_LISTS).map_or(OTHERS, |place| 1 << place)
@@ -126,12 +143,12 @@ struct Hits {
 }
 
 impl Hits {
-    fn finish(self, packets: u64, bytes: u64) -> ListHits {
+    fn finish(self, kept: [i64; 2]) -> ListHits {
         let mut top: Vec<EntryHits> = self.top.into_iter().map(|Reverse(entry)| entry).collect();
         top.sort_by(|one, next| next.packets.cmp(&one.packets).then(one.prefix.cmp(&next.prefix)));
         ListHits {
-            packets: self.packets.saturating_add(packets),
-            bytes: self.bytes.saturating_add(bytes),
+            packets: self.packets.saturating_add_signed(kept[0]),
+            bytes: self.bytes.saturating_add_signed(kept[1]),
             packets_alone: self.alone,
             bytes_alone: self.bytes_alone,
             top,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use super::change::{Draft, held_in};
+use super::kept::{self, Followed, Kept};
 use crate::exit::NoSuchList;
 use crate::holds::{Change, Hold, Whose, enforced};
 use crate::host::monotonic_now_s;
@@ -88,9 +89,12 @@ pub struct ListChange {
     /// New entries of each family that the tables need.
     #[serde(skip)]
     needed: [u32; 2],
-    /// What entries that go had counted.
+    /// What the list keeps of what entries counted.
     #[serde(skip)]
-    retired: [u64; 2],
+    kept: Kept,
+    /// The entries that go and had counted anything.
+    #[serde(skip)]
+    gone: Vec<(Key, Counter)>,
     #[serde(skip)]
     digest: u64,
 }
@@ -159,12 +163,15 @@ impl Sides<'_> {
     fn count(&self, store: &Store, filter: &Filter) -> Result<ListChange> {
         let mut change =
             ListChange { generation: self.new.as_ref().map(|new| new.generation), ..Default::default() };
+        let mut followed = Followed::new(filter);
         let named = |named: &mut Vec<Prefix>, key: &Key| {
             if named.len() < MOST_NAMED {
                 named.push(key.prefix);
             }
         };
         let holed = self.compare(store, |compared| {
+            let held = [compared.old.is_some(), compared.new.is_some()];
+            followed.key(&compared.key, held, self.is_gone(&compared, false))?;
             match (compared.old, compared.new) {
                 (old, new) if old == new => {
                     change.unchanged += 1;
@@ -189,15 +196,12 @@ impl Sides<'_> {
                 (None, Some(_)) => {
                     change.needed[usize::from(compared.key.prefix.family() == Family::V6)] += 1
                 }
-                (Some(_), None) => {
-                    let Counter { packets, bytes } = filter.counted_with(&compared.key);
-                    change.retired[0] = change.retired[0].saturating_add(packets);
-                    change.retired[1] = change.retired[1].saturating_add(bytes);
-                }
+                (Some(_), None) => {}
                 _ => change.still_held += u64::from(compared.new.is_none()),
             }
             Ok(())
         })?;
+        (change.kept, change.gone) = followed.end();
         (change.holed, change.first_holed) = (holed.number as u64, HoledPrefix::of(holed));
         Ok(change)
     }
@@ -412,9 +416,10 @@ impl Control {
             return Ok(change);
         }
         let record = self.author.record(change.record(name));
-        let retire = ListWrite::Retire { name, counted: change.retired };
-        let mut lists: Vec<ListWrite<'_>> = writes.to_vec();
-        lists.push(retire);
+        let mut kept = kept::of_gone(&self.filter, store, &sides.others, &change.gone)?;
+        kept.add(name, change.kept);
+        let lists: Vec<_> = writes.iter().copied().chain(kept.writes()).collect();
+        let undo: Vec<_> = undo.iter().copied().chain(kept.undone()).collect();
         // The sides are read from the store as it is after this: the old generation is still there.
         self.write_down(&Intent { lists: &lists, digest: change.digest, ..Intent::of(&record) });
         self.durable_store()?;
@@ -431,7 +436,7 @@ impl Control {
             let draft = Draft { digest: change.digest, ..Draft::default() };
             let undone = sides
                 .enforce(store, filter, &[Pass::There, Pass::Gone], true)
-                .and_then(|()| self.take_back(&draft, &record, undo));
+                .and_then(|()| self.take_back(&draft, &record, &undo));
             return Err(undone.err().map_or_else(
                 || error.context("the list is as it was"),
                 |undo| PartlyApplied(format!("{undo:#}")).into(),
@@ -506,7 +511,7 @@ fn orphan_of(owner: &Owner) -> Result<Owner> {
     Ok(Owner::parse(&owner.as_str().replacen(Owner::LIST, "lost:", 1))?)
 }
 
-fn holes_of(never: &[Never]) -> Holes {
+pub(super) fn holes_of(never: &[Never]) -> Holes {
     never.iter().map(|never| never.prefix).collect()
 }
 

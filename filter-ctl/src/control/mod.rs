@@ -14,6 +14,7 @@ mod change;
 mod hits;
 mod holders;
 mod interfaces;
+mod kept;
 mod lists;
 mod passed;
 mod reconcile;

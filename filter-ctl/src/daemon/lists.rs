@@ -162,7 +162,7 @@ mod tests {
             checked_s,
             trouble,
             troubles: 0,
-            retired: [0; 2],
+            kept: [0; 2],
         }
     }
 

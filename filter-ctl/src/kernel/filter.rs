@@ -288,6 +288,25 @@ impl Filter {
         self.table.lookup(&key.to_table()).map_or_else(Counter::default, |id| self.counted_of(id))
     }
 
+    /// The entries within a prefix, in the order of keys, that have counted anything since they were made. Sought from where
+    /// the finger last was.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::each_counted`].
+    pub fn counted_in<'f>(
+        &'f self,
+        finger: &mut Finger,
+        prefix: &Prefix,
+    ) -> Result<impl Iterator<Item = (Key, Counter)> + use<'f>> {
+        self.map_for(self.len())?;
+        let key = Key { prefix: *prefix, action: Action::Allow }.to_table();
+        let within = self.table.entries_in_from(finger, &key);
+        let counted = within
+            .filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry))));
+        Ok(counted.filter(|(_, counter)| counter.packets > 0))
+    }
+
     /// What each entry has counted since it was made, by key and in the order of keys: without what else is known of it.
     ///
     /// # Errors

@@ -50,8 +50,9 @@ pub struct Listed {
     pub trouble: Option<Trouble>,
     /// What went wrong since the list was added, in all.
     pub troubles: u64,
-    /// Packets and bytes that entries counted which the list held and holds no more.
-    pub retired: [u64; 2],
+    /// Packets and bytes that are no more, or not only, in what is counted by the entries that the list holds: those that
+    /// entries counted which left it, less what entries had counted before they came to it.
+    pub kept: [i64; 2],
 }
 
 /// What a server names a state of a list by, so that it need not send it again (RFC 9110, section 8.8).
@@ -156,12 +157,13 @@ pub enum ListWrite<'c> {
     },
     /// The never-block set.
     Never(&'c [Never]),
-    /// Packets and bytes that entries counted which the list no longer holds.
-    Retire {
+    /// The list keeps packets and bytes that entries counted for it which leave it; or fewer, by what entries counted that
+    /// come to it.
+    Keep {
         /// Name.
         name: &'c str,
         /// Packets and bytes.
-        counted: [u64; 2],
+        counted: [i64; 2],
     },
 }
 
@@ -251,7 +253,7 @@ impl Store {
                     .transpose()
                     .map_err(damaged)?,
                 troubles: number(7)?,
-                retired: [number(8)?, number(9)?],
+                kept: [row.get(8)?, row.get(9)?],
                 last: row.get(10)?,
                 validators: Validators { etag: row.get(11)?, last_modified: row.get(12)? },
                 name,
@@ -582,11 +584,11 @@ pub(super) fn write(db: &Connection, change: &ListWrite<'_>) -> Result<()> {
             }
             Ok(())
         }
-        ListWrite::Retire { name, counted: [packets, bytes] } => {
+        ListWrite::Keep { name, counted: [packets, bytes] } => {
             db.execute(
                 "UPDATE lists SET retired_packets = retired_packets + ?2, retired_bytes = retired_bytes + ?3
                  WHERE name = ?1",
-                (name, packets.cast_signed(), bytes.cast_signed()),
+                (name, packets, bytes),
             )?;
             Ok(())
         }
@@ -661,5 +663,10 @@ pub(super) fn move_times(db: &Connection, shift_s: i64, now_s: i64) -> Result<()
     db.execute("UPDATE generations SET base_s = base_s + ?1", [shift_s])?;
     db.execute("UPDATE never SET until_s = max(until_s + ?1, 0) WHERE until_s < 4294967295", [shift_s])?;
     db.execute("UPDATE state SET cleared_s = ?1", [now_s])?;
+    // What entries had counted is gone with the boot, unless it was carried.
+    db.execute(
+        "UPDATE lists SET retired_packets = 0, retired_bytes = 0 WHERE NOT EXISTS (SELECT 1 FROM carried_entries)",
+        [],
+    )?;
     Ok(())
 }

@@ -118,6 +118,12 @@ impl View {
         Self { holes, ..self.clone() }
     }
 
+    /// The same once what has ended by this second is cleared away.
+    #[must_use]
+    pub fn cleared(&self, now_s: u32) -> Self {
+        Self { cleared_s: self.cleared_s.max(now_s.into()), ..self.clone() }
+    }
+
     /// The same without a list.
     #[must_use]
     pub fn without(&self, owner: &Owner) -> Self {

@@ -18,12 +18,7 @@ impl<C: Cells> Table<C> {
     /// keys come in their order. The table must not have changed in between.
     pub fn lookup_from(&self, finger: &mut Finger, key: &Key) -> Option<u32> {
         let family = key.family();
-        let from = match finger.0 {
-            Some((last, position)) if last.family() == family && last <= *key => position,
-            _ => 0,
-        };
-        let position = self.position(family, key, from);
-        finger.0 = Some((*key, position));
+        let position = self.position_from(finger, key);
         if position == self.used(family) {
             return None;
         }
@@ -54,10 +49,29 @@ impl<C: Cells> Table<C> {
 
     /// The entries whose prefix lies in that of `key`, its own included.
     pub fn entries_in(&self, key: &Key) -> impl Iterator<Item = (u32, Entry)> {
+        self.entries_in_from(&mut Finger::default(), key)
+    }
+
+    /// As [`Table::entries_in`], sought as by [`Table::lookup_from`].
+    pub fn entries_in_from<'t>(
+        &'t self,
+        finger: &mut Finger,
+        key: &Key,
+    ) -> impl Iterator<Item = (u32, Entry)> + use<'t, C> {
+        let first = self.position_from(finger, &key.first());
+        let last = self.position_from(finger, &key.last());
+        self.entries_of(key.family(), first..last)
+    }
+
+    fn position_from(&self, finger: &mut Finger, key: &Key) -> u32 {
         let family = key.family();
-        let first = self.position(family, &key.first(), 0);
-        let last = self.position(family, &key.last(), first);
-        self.entries_of(family, first..last)
+        let from = match finger.0 {
+            Some((last, position)) if last.family() == family && last <= *key => position,
+            _ => 0,
+        };
+        let position = self.position(family, key, from);
+        finger.0 = Some((*key, position));
+        position
     }
 
     /// The entries whose prefix covers that of `key`, its own included, the widest first.
