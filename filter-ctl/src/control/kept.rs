@@ -89,6 +89,9 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
             counted.extend((counter.packets > 0).then_some((*key, counter)));
         }
     }
+    if counted.is_empty() {
+        return Ok(KeptByList::default());
+    }
     counted.sort_unstable_by_key(|(key, _)| *key);
     counted.dedup_by_key(|(key, _)| *key);
     let keys: Vec<Key> = counted.iter().map(|(key, _)| *key).collect();
