@@ -87,8 +87,7 @@ pub mod global {
     pub const BLOOM_WORDS: &str = "BLOOM_WORDS";
     /// Ids that a CPU's block of counters has room for (`u32`).
     pub const IDS: &str = "IDS";
-    /// Time between two samples of a ring in the long run, in nanoseconds; zero for a filter that records nothing, which
-    /// only the bench loads (`u32`).
+    /// Time between two samples of a ring in the long run, in nanoseconds (`u32`).
     pub const GAP_NS: &str = "GAP_NS";
 }
 

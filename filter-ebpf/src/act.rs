@@ -12,6 +12,18 @@ use crate::tables::{counter_of, this_cpu};
 
 /// Counts `decision`, records the frame if it is due, and returns the XDP action.
 pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, decision: Decision) -> u32 {
+    let (cpu, slot) = counted(context, frame, decision);
+    record(context, cpu, slot, decision, frame.length());
+    action_of(decision)
+}
+
+/// Counts `decision`. Returns the CPU and the interface slot in which it did.
+#[inline(always)] // a part of the one exit
+pub fn counted<const FRAGS: bool>(
+    context: &XdpContext,
+    frame: &XdpFrame<FRAGS>,
+    decision: Decision,
+) -> (u32, u32) {
     let bytes = frame.length() as u64;
     let slot = if context.ingress_ifindex() == LOOPBACK_IFINDEX as usize {
         TEST_SLOT
@@ -23,7 +35,12 @@ pub fn act<const FRAGS: bool>(context: &XdpContext, frame: &XdpFrame<FRAGS>, dec
     if decision.entry != NO_ENTRY {
         count(ENTRY_COUNTERS.get_ptr_mut(counter_of(cpu, decision.entry)), bytes);
     }
-    record(context, cpu, slot, decision, bytes);
+    (cpu, slot)
+}
+
+/// What the kernel is told.
+#[inline(always)] // as `counted`
+pub fn action_of(decision: Decision) -> u32 {
     match decision.verdict {
         Verdict::Pass => XDP_PASS,
         Verdict::Drop => XDP_DROP,

@@ -1,4 +1,4 @@
-//! The programs for frames within one page. All but the entry points is the library's.
+//! The program for frames within one page. All but the entry point is the library's.
 
 #![no_std]
 #![no_main]
@@ -6,18 +6,10 @@
 
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use filter_common::abi;
-use filter_shell::frame::XdpFrame;
 use filter_shell::shell;
 
 /// The filter. Its name is `filter_common::abi::PROGRAM`.
 #[xdp]
 pub fn filter(context: XdpContext) -> u32 {
     shell::filter::<false>(&context)
-}
-
-/// The filter without effects, for test-runs. Its name is `filter_common::abi::EXPLAIN_PROGRAM`.
-#[xdp]
-pub fn explain(context: XdpContext) -> u32 {
-    abi::explained(shell::decide(&XdpFrame::<false>::new(&context)))
 }

@@ -103,6 +103,6 @@ pub static BLOOM_WORDS: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static IDS: Global<u32> = Global::new(0);
 
-/// Time between two samples of a ring in the long run; zero for a filter that records nothing.
+/// Time between two samples of a ring in the long run.
 #[unsafe(no_mangle)]
 pub static GAP_NS: Global<u32> = Global::new(USUAL_GAP_NS);

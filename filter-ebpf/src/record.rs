@@ -21,11 +21,7 @@ use crate::word::Word;
 /// Counts a frame that is recorded in its ring, and samples it if it is due.
 #[inline(always)] // a few instructions of the one exit
 #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
-pub fn record(context: &XdpContext, cpu: u32, slot: u32, decision: Decision, bytes: u64) {
-    // The loader sets it, so the kernel removes what lies behind it where it is zero.
-    if maps::GAP_NS.load() == 0 {
-        return;
-    }
+pub fn record(context: &XdpContext, cpu: u32, slot: u32, decision: Decision, length: usize) {
     if !is_always_recorded(decision) && maps::RECORDING.get(0).is_none_or(|until_s| until_s.load() == 0) {
         return;
     }
@@ -33,7 +29,7 @@ pub fn record(context: &XdpContext, cpu: u32, slot: u32, decision: Decision, byt
     if let Some(ring) = maps::RINGS.get(index)
         && is_due(&ring, ticks())
     {
-        sample(context.ctx, index, explained(decision), slot, bytes as u32);
+        sample(context.ctx, index, explained(decision), slot, length as u32);
     }
 }
 

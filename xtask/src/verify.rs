@@ -31,7 +31,8 @@ const MARGIN_PERCENT: u32 = 25;
 const STACK_MARGIN: u32 = 32;
 
 /// The objects that filter-ctl embeds, and the first kernel that takes each.
-const OBJECTS: [(&str, [u32; 2]); 2] = [("filter-ebpf", [5, 10]), ("filter-frags", [5, 18])];
+const OBJECTS: [(&str, [u32; 2]); 3] =
+    [("filter-ebpf", [5, 10]), ("filter-explain", [5, 10]), ("filter-frags", [5, 18])];
 
 /// Loads the objects at `$@` and prints the lines that count; if one is refused, the end of the verifier's log. The
 /// whole log is megabytes, too much for a serial line. For a bpffs at /sys/fs/bpf.

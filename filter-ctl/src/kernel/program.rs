@@ -14,8 +14,11 @@ use super::errno_of;
 use super::refusal::missing_capabilities;
 use super::set::Set;
 
-/// The BPF object with the programs `filter` and `explain`, built with this program.
+/// The BPF object with the program `filter`, built with this program.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-ebpf"));
+
+/// The BPF object with the program `explain`.
+static EXPLAIN_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-explain"));
 
 /// The BPF object with the program `filter_frags`.
 static FRAGS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter-frags"));
@@ -28,6 +31,7 @@ pub fn build() -> String {
     // FNV-1a: enough to tell builds apart, and the same in all of them.
     let sum = OBJECT
         .iter()
+        .chain(EXPLAIN_OBJECT)
         .chain(FRAGS_OBJECT)
         .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{} {} {sum:016x}", env!("CARGO_PKG_VERSION"), abi::ABI_VERSION)
@@ -109,7 +113,7 @@ impl Program<'_> {
         let (object, name) = match name {
             FRAGS_PROGRAM => (FRAGS_OBJECT, FRAGS_PROGRAM),
             DEBUG_PROGRAM => (DEBUG_OBJECT, DEBUG_PROGRAM),
-            EXPLAIN_PROGRAM => (OBJECT, EXPLAIN_PROGRAM),
+            EXPLAIN_PROGRAM => (EXPLAIN_OBJECT, EXPLAIN_PROGRAM),
             _ => (OBJECT, PROGRAM),
         };
         Ok(LoadedProgram { object: self.load(object, name)?, name })

@@ -18,6 +18,8 @@ pub static FLAT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 pub static FLAT_FLOOR: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-flat-floor"));
 /// The filter with two dependent lines of its tables' memory in place of a look-up.
 pub static TWO_LINES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-two-lines"));
+/// The filter without the flight recorder.
+pub static UNRECORDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-unrecorded"));
 /// The sender, and programs that do nothing.
 pub static SEND: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-send"));
 
