@@ -367,6 +367,18 @@ fn hits_are_told_by_list_and_entry() {
     wide.write("192.0.2.0/24\n");
     host.ctl(&["list", "update", "wide"]).done();
     assert_eq!(shown(&host, "wide")["packets"], 5);
+    // What the daemon's proofs count, whose addresses lie where lists of bogons block, is nobody's.
+    let mut daemon = host.filter_ctl(&["run", "--proof-interval", "100ms"]);
+    daemon.stdout(Stdio::null()).stderr(Stdio::null());
+    let _daemon = Running(host.spawn(daemon).unwrap());
+    let proofs = || host.ctl(&["status", "--json"]).done().json()["daemon"]["proofs"].as_u64();
+    eventually("it has proven something", || proofs() > Some(3)).unwrap();
+    wide.write("240.0.0.0/4\n");
+    host.ctl(&["list", "update", "wide"]).done();
+    assert_eq!(shown(&host, "wide")["packets"], 5);
+    wide.write("192.0.2.0/24\n");
+    host.ctl(&["list", "update", "wide"]).done();
+    assert_eq!(shown(&host, "wide")["packets"], 5);
 }
 
 #[test]

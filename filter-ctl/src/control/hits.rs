@@ -84,9 +84,7 @@ impl Control {
         store.each_key(Bounds::All, |key, holds| {
             let holders = open.begin(key, holders(view, &holds));
             while counted.next_if(|(other, _)| *other < key).is_some() {}
-            if let Some((_, counter)) = counted.next_if(|(other, _)| *other == key)
-                && counter.packets > 0
-            {
+            if let Some((_, counter)) = counted.next_if(|(other, _)| *other == key) {
                 count(&mut hits, key, holders, counter, top);
             }
             Ok(())

@@ -85,8 +85,7 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
             let within = filter.counted_in(&mut Finger::default(), &key.prefix)?;
             counted.extend(within.filter(|(within, _)| within.action == key.action));
         } else if is.is_empty() {
-            let counter = filter.counted_with(key);
-            counted.extend((counter.packets > 0).then_some((*key, counter)));
+            counted.extend(filter.counted_with(key).map(|counter| (*key, counter)));
         }
     }
     if counted.is_empty() {

@@ -283,13 +283,14 @@ impl Filter {
         self.table.entry(id).map_or_else(Counter::default, |entry| self.table.counted(id, &entry))
     }
 
-    /// What the entry with this key has counted since it was made, over all CPUs; nothing where there is none.
-    pub fn counted_with(&self, key: &Key) -> Counter {
-        self.table.lookup(&key.to_table()).map_or_else(Counter::default, |id| self.counted_of(id))
+    /// As [`Filter::counted_in`], of the entry with this key.
+    pub fn counted_with(&self, key: &Key) -> Option<Counter> {
+        let id = self.table.lookup(&key.to_table())?;
+        self.counting(id, &self.table.entry(id)?).map(|(_, counter)| counter)
     }
 
-    /// The entries within a prefix, in the order of keys, that have counted anything since they were made. Sought from where
-    /// the finger last was.
+    /// The entries within a prefix, but for those for proofs, in the order of keys, that have counted anything since they were
+    /// made. Sought from where the finger last was.
     ///
     /// # Errors
     ///
@@ -301,22 +302,23 @@ impl Filter {
     ) -> Result<impl Iterator<Item = (Key, Counter)> + use<'f>> {
         self.map_for(self.len())?;
         let key = Key { prefix: *prefix, action: Action::Allow }.to_table();
-        let within = self.table.entries_in_from(finger, &key);
-        let counted = within
-            .filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry))));
-        Ok(counted.filter(|(_, counter)| counter.packets > 0))
+        Ok(self.table.entries_in_from(finger, &key).filter_map(|(id, entry)| self.counting(id, &entry)))
     }
 
-    /// What each entry has counted since it was made, by key and in the order of keys: without what else is known of it.
+    /// As [`Filter::counted_in`], of all.
     ///
     /// # Errors
     ///
     /// If there is no memory to look at them.
     pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
         self.map_for(self.len())?;
-        let entries = self.table.entries();
-        Ok(entries
-            .filter_map(|(id, entry)| Some((Key::from_table(&entry.key)?, self.table.counted(id, &entry)))))
+        Ok(self.table.entries().filter_map(|(id, entry)| self.counting(id, &entry)))
+    }
+
+    fn counting(&self, id: u32, entry: &prefix::Entry) -> Option<(Key, Counter)> {
+        let counter = self.table.counted(id, entry);
+        let is_asked_for = counter.packets > 0 && !self.is_canary_note(entry.note);
+        Some((Key::from_table(&entry.key).filter(|_| is_asked_for)?, counter))
     }
 
     /// The loaded interfaces, as the kernel has them.
