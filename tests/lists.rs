@@ -406,6 +406,23 @@ fn what_many_entries_counted_stays_as_of_few() {
     all_is_well(&host);
 }
 
+#[test]
+fn what_no_list_may_block_is_taken_in_all_the_same() {
+    let host = filtering(&[]);
+    let feed = Feed::new("203.0.113.0/24\n198.51.100.1\n");
+    add(&host, "feed", &feed, &[]).done();
+    host.ctl(&["never", "add", "203.0.113.0/24"]).done();
+    // Nothing of it is enforced; once it may be, it is as it was last.
+    feed.write("203.0.113.128/25\n198.51.100.1\n");
+    let updated = host.ctl(&["list", "update", "feed", "--json"]).done().json();
+    assert_eq!((numbers(&updated), &updated["lists"][0]["outcome"]), ([0, 1, 0], &"taken".into()));
+    let again = host.ctl(&["list", "update", "feed", "--json"]).done().json();
+    assert_eq!(again["lists"][0]["outcome"], "unchanged");
+    host.ctl(&["never", "del", "203.0.113.0/24"]).done();
+    assert_eq!([verdict(&host, "203.0.113.1"), verdict(&host, "203.0.113.200")], ["pass", "drop"]);
+    all_is_well(&host);
+}
+
 /// A prefix in 203.0.113.0/28.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Small {
@@ -517,6 +534,7 @@ fn what_a_list_counted_stays_whatever_becomes_of_entries() {
         });
         for _ in 0..random.u32(1..6) {
             let address = random.u32(0..16);
+            done.push(format!("from {address}"));
             action(&host, &format!("203.0.113.{address}"));
             for Counting { prefixes, packets } in lists.iter_mut().flatten() {
                 let is_held = of_any(prefixes, address) && !of_any(&never, address);

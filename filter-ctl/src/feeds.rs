@@ -335,13 +335,12 @@ impl Caller<'_> {
             updated.warnings.extend(apply_never(&mut control, self.ssh_peers)?);
             control.take_list(name, settings, &new, None)?
         };
-        let is_same = in_force.is_some() && change.is_empty();
-        updated.outcome = match (asked.is_dry, is_same) {
+        updated.outcome = match (asked.is_dry, change.is_same) {
             (true, _) => Outcome::Dry,
             (false, true) => Outcome::Unchanged,
             (false, false) => Outcome::Taken,
         };
-        if is_same && !asked.is_dry {
+        if change.is_same && !asked.is_dry {
             // Who asks for an update wants the list to follow its source again.
             if let Some(number) = in_force.filter(|_| listed.is_some_and(|listed| listed.is_held)) {
                 control.force_generation(name, number, false)?;

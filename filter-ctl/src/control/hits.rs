@@ -53,7 +53,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Who holds what covers this key, itself left out.
+    /// Who holds what covers this key, of all that has begun.
     pub fn over(&mut self, key: &Key) -> u64 {
         let open = &mut self.prefixes[usize::from(key.action == Action::Block)];
         while open.pop_if(|(wider, _)| !wider.covers(&key.prefix)).is_some() {}

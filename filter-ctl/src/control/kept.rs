@@ -79,10 +79,10 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
         let place = draft.after.binary_search_by_key(key, |(key, _)| *key);
         place.is_ok_and(|place| draft.after[place].1.is_empty())
     };
-    let mut counted: Vec<(Key, Counter)> = Vec::new();
+    let (mut counted, mut finger) = (Vec::<(Key, Counter)>::new(), Finger::default());
     for ((key, was), (_, is)) in draft.before.iter().zip(&draft.after) {
         if (holders(before, was) ^ holders(after, is)) & !OTHERS != 0 {
-            let within = filter.counted_in(&mut Finger::default(), &key.prefix)?;
+            let within = filter.counted_in(&mut finger, &key.prefix)?;
             counted.extend(within.filter(|(within, _)| within.action == key.action));
         } else if is.is_empty() {
             counted.extend(filter.counted_with(key).map(|counter| (*key, counter)));

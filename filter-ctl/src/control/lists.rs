@@ -86,6 +86,12 @@ pub struct ListChange {
     pub holed: u64,
     /// The first of these, each with the first of what was taken out.
     pub first_holed: Vec<HoledPrefix>,
+    /// Whether the list has what it had, with what the never-block set takes out of it: then no generation is made.
+    #[serde(skip)]
+    pub is_same: bool,
+    /// Whether the never-block set took nothing out of either generation.
+    #[serde(skip)]
+    is_bare: bool,
     /// New entries of each family that the tables need.
     #[serde(skip)]
     needed: [u32; 2],
@@ -100,8 +106,8 @@ pub struct ListChange {
 }
 
 impl ListChange {
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
+    /// Whether it changes nothing that is enforced.
+    fn is_empty(&self) -> bool {
         self.added + self.changed + self.removed == 0
     }
 
@@ -153,10 +159,26 @@ impl Sides<'_> {
         to.is_none() && compared.others.is_empty()
     }
 
-    fn compare(&self, store: &Store, on_key: impl FnMut(Compared<'_>) -> Result<()>) -> Result<Holed> {
+    fn compare(&self, store: &Store, on_key: impl FnMut(Compared<'_>) -> Result<()>) -> Result<[Holed; 2]> {
         let old = self.old.as_ref().map(|list| Side { list, blocks: None });
         let new = self.new.as_ref().map(|list| Side { list, blocks: self.blocks });
         store.compare(old, new, &self.others, on_key)
+    }
+
+    /// Whether both have the same, also what the never-block set takes out of it.
+    fn are_the_same(&self, store: &Store) -> Result<bool> {
+        let whole = Self {
+            old: self.old.clone(),
+            new: self.new.clone(),
+            blocks: self.blocks,
+            others: self.others.with_holes(Holes::default()),
+        };
+        let mut differ = false;
+        whole.compare(store, |compared| {
+            differ |= compared.old != compared.new;
+            Ok(())
+        })?;
+        Ok(!differ)
     }
 
     /// Counts what changes.
@@ -169,7 +191,7 @@ impl Sides<'_> {
                 named.push(key.prefix);
             }
         };
-        let holed = self.compare(store, |compared| {
+        let [holed_before, holed] = self.compare(store, |compared| {
             let held = [compared.old.is_some(), compared.new.is_some()];
             followed.key(&compared.key, held, self.is_gone(&compared, false))?;
             match (compared.old, compared.new) {
@@ -202,6 +224,7 @@ impl Sides<'_> {
             Ok(())
         })?;
         (change.kept, change.gone) = followed.end();
+        change.is_bare = holed_before.number + holed.number == 0;
         (change.holed, change.first_holed) = (holed.number as u64, HoledPrefix::of(holed));
         Ok(change)
     }
@@ -402,7 +425,7 @@ impl Control {
         is_dry: bool,
     ) -> Result<ListChange> {
         let store = self.durable_store()?;
-        let change = sides.count(store, &self.filter)?;
+        let mut change = sides.count(store, &self.filter)?;
         for (family, needed) in [Family::V4, Family::V6].into_iter().zip(change.needed) {
             let fits = fits(family, self.filter.room(family), needed);
             fits.with_context(|| {
@@ -411,8 +434,11 @@ impl Control {
                 )
             })?;
         }
-        let is_same = change.is_empty() && sides.old.is_some() && sides.new.is_some();
-        if is_dry || is_same && sides.blocks.is_some() {
+        change.is_same = change.is_empty()
+            && sides.old.is_some()
+            && sides.new.is_some()
+            && (change.is_bare || sides.are_the_same(store)?);
+        if is_dry || change.is_same && sides.blocks.is_some() {
             return Ok(change);
         }
         let record = self.author.record(change.record(name));

@@ -382,7 +382,7 @@ impl Store {
     }
 
     /// Goes over a change of one list: each key that it held in `old` or holds in `new`, until when in each, and the holds
-    /// of others on it. Returns what the never-block set did to the new one.
+    /// of others on it. Returns what the never-block set did to both.
     ///
     /// # Errors
     ///
@@ -393,7 +393,7 @@ impl Store {
         new: Option<Side<'_>>,
         others: &View,
         mut on_key: impl FnMut(Compared<'_>) -> Result<()>,
-    ) -> Result<Holed> {
+    ) -> Result<[Holed; 2]> {
         merged(&self.db, others, Bounds::All, |merged| {
             let (mut old, mut new) = (self.cursor(old, others)?, self.cursor(new, others)?);
             let mut holds = Vec::new();
@@ -416,7 +416,7 @@ impl Store {
                     }
                 }
             }
-            Ok(new.map(|new| new.holed).unwrap_or_default())
+            Ok([old, new].map(|side| side.map(|side| side.holed).unwrap_or_default()))
         })
     }
 
