@@ -423,6 +423,29 @@ fn what_no_list_may_block_is_taken_in_all_the_same() {
     all_is_well(&host);
 }
 
+#[test]
+fn what_a_list_counted_is_told_also_when_its_tables_were_lost() {
+    let host = filtering(&[]);
+    let hit = |times: u32| (0..times).for_each(|_| assert_eq!(action(&host, "203.0.113.7"), XDP_DROP));
+    let told = || shown(&host, "feed")["packets"].as_u64();
+    host.ctl(&["block", "add", "203.0.113.7"]).done();
+    hit(10);
+    add(&host, "feed", &Feed::new("203.0.113.7\n"), &[]).done();
+    hit(2);
+    assert_eq!(told(), Some(2));
+    host.sh("rm", ["-r", "/sys/fs/bpf/filter-ctl"]).unwrap();
+    host.ctl(&["load", "flt0"]).done();
+    hit(3);
+    assert_eq!(told(), Some(3));
+    // Unloaded with nothing in counters, and all in the store.
+    host.ctl(&["block", "del", "203.0.113.7"]).done();
+    host.ctl(&["never", "add", "203.0.113.7"]).done();
+    assert_eq!(told(), Some(3));
+    host.ctl(&["unload", "--all"]).done();
+    host.ctl(&["load", "flt0"]).done();
+    assert_eq!(told(), Some(3));
+}
+
 /// A prefix in 203.0.113.0/28.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Small {

@@ -30,7 +30,7 @@ const MARGIN_PERCENT: u32 = 25;
 /// `--update` allows this many bytes of stack over what was measured: four spilled registers.
 const STACK_MARGIN: u32 = 32;
 
-/// The objects that filter-ctl embeds, and the first kernel that takes each.
+/// The objects that filter-ctl embeds, but for that which logs, and the first kernel that takes each.
 const OBJECTS: [(&str, [u32; 2]); 3] =
     [("filter-ebpf", [5, 10]), ("filter-explain", [5, 10]), ("filter-frags", [5, 18])];
 

@@ -91,6 +91,19 @@ impl Control {
         Ok(())
     }
 
+    /// What entries had counted before they came to a list is taken from its figure; where they have counted nothing, because
+    /// that was lost with their tables, there is nothing to be taken from.
+    pub(super) fn forget_what_lists_lack(&mut self) -> Result<()> {
+        if !self.is_durable() || self.filter.each_counted()?.next().is_some() {
+            return Ok(());
+        }
+        let Ok(store) = &self.store else { return Ok(()) };
+        if let Err(error) = store.forget_what_lists_lack() {
+            self.stop_writing(&error);
+        }
+        Ok(())
+    }
+
     /// Writes down what is counted by interfaces that were unloaded, and forgets what is carried for those that are loaded.
     /// Where the store can't be written, both stay as they are.
     pub(super) fn settle_counts(&mut self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What lists have counted stays counted. A list's figure is what is counted by entries that it holds or covers; so where a
 //! change takes entries from a list, or from the tables, the list keeps what these have counted, and what entries had counted
-//! before they come to it is taken from it. All of it is what they have counted when the change is written down.
+//! before they come to it is taken from it. All of it is what they have counted just before the change is written down: what they
+//! count until it is enforced is in their own counters alone.
 
 use std::collections::HashSet;
 use std::iter::Peekable;
@@ -8,11 +9,12 @@ use std::vec;
 
 use anyhow::Result;
 use filter_common::abi::Counter;
-use filter_common::prefix::Finger;
 
 use super::change::Draft;
 use super::hits::{OTHERS, Open, holders};
+use crate::holds::Hold;
 use crate::kernel::Filter;
+use crate::kernel::counted::Counting;
 use crate::policy::{Action, Key, Owner, Prefix};
 use crate::store::{Bounds, ListWrite, Store, View};
 
@@ -79,13 +81,13 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
         let place = draft.after.binary_search_by_key(key, |(key, _)| *key);
         place.is_ok_and(|place| draft.after[place].1.is_empty())
     };
-    let (mut counted, mut finger) = (Vec::<(Key, Counter)>::new(), Finger::default());
+    let (mut counted, mut counting) = (Vec::<(Key, Counter)>::new(), filter.counting());
     for ((key, was), (_, is)) in draft.before.iter().zip(&draft.after) {
         if (holders(before, was) ^ holders(after, is)) & !OTHERS != 0 {
-            let within = filter.counted_in(&mut finger, &key.prefix)?;
-            counted.extend(within.filter(|(within, _)| within.action == key.action));
-        } else if is.is_empty() {
-            counted.extend(filter.counted_with(key).map(|counter| (*key, counter)));
+            counted.extend(counting.within(&key.prefix).filter(|(within, _)| within.action == key.action));
+        } else if is.is_empty() && was.iter().any(|hold| hold.owner.as_str() != Owner::CANARY) {
+            let counter = filter.counted_with(key);
+            counted.extend((counter.packets > 0).then_some((*key, counter)));
         }
     }
     if counted.is_empty() {
@@ -94,9 +96,11 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
     counted.sort_unstable_by_key(|(key, _)| *key);
     counted.dedup_by_key(|(key, _)| *key);
     let keys: Vec<Key> = counted.iter().map(|(key, _)| *key).collect();
-    let made = draft.after.iter().filter(|(_, holds)| !holds.is_empty()).map(|(key, _)| *key).collect();
-    let was = covering(filter, store, before, &HashSet::new(), &keys)?;
-    let is = covering(filter, store, after, &made, &keys)?;
+    let held = |draft: &[(Key, Vec<Hold>)]| {
+        draft.iter().filter(|(_, holds)| !holds.is_empty()).map(|(key, _)| *key).collect()
+    };
+    let was = covering(filter, store, before, &held(&draft.before), &keys)?;
+    let is = covering(filter, store, after, &held(&draft.after), &keys)?;
     let mut kept = vec![Kept::default(); before.lists.len()];
     for (((key, counter), was), is) in counted.into_iter().zip(was).zip(is) {
         let is = if is_gone(&key) { 0 } else { is };
@@ -137,12 +141,12 @@ pub(super) fn of_gone(
     Ok(KeptByList::of(view, kept))
 }
 
-/// Which lists hold or cover each of these keys, which are in order. What is held is in the tables, or among `made`.
+/// Which lists hold or cover each of these keys, which are in order. What is held is in the tables, or among `besides`.
 fn covering(
     filter: &Filter,
     store: &Store,
     view: &View,
-    made: &HashSet<Key>,
+    besides: &HashSet<Key>,
     keys: &[Key],
 ) -> Result<Vec<u64>> {
     if keys.len() <= FEW {
@@ -151,8 +155,8 @@ fn covering(
             .map(|key| {
                 let there = filter.covering(key)?.into_iter().map(|(_, entry)| entry.key);
                 let wider = (0..=key.prefix.prefix_len()).filter_map(|length| key.prefix.widened(length));
-                let made = wider.map(|prefix| Key { prefix, ..*key }).filter(|key| made.contains(key));
-                let candidates: HashSet<Key> = there.chain(made).collect();
+                let besides = wider.map(|prefix| Key { prefix, ..*key }).filter(|key| besides.contains(key));
+                let candidates: HashSet<Key> = there.chain(besides).collect();
                 candidates
                     .iter()
                     .filter(|wider| wider.action == key.action)
@@ -176,13 +180,12 @@ fn covering(
 
 /// Follows a change of one list, key by key in their order, and what entries have counted that come to it or go.
 pub(super) struct Followed<'f> {
-    filter: &'f Filter,
+    counting: Counting<'f>,
     /// Before and after, by action: the widest prefix of the list that is not passed yet.
     open: [[Option<Prefix>; 2]; 2],
     /// What the list holds differently; in there, entries that have counted and were not looked at yet.
     region: Option<Prefix>,
     counted: Peekable<vec::IntoIter<(Key, Counter)>>,
-    finger: Finger,
     kept: Kept,
     gone: Vec<(Key, Counter)>,
 }
@@ -190,22 +193,21 @@ pub(super) struct Followed<'f> {
 impl<'f> Followed<'f> {
     pub fn new(filter: &'f Filter) -> Self {
         Self {
-            filter,
+            counting: filter.counting(),
             open: [[None; 2]; 2],
             region: None,
             counted: Vec::new().into_iter().peekable(),
-            finger: Finger::default(),
             kept: Kept::default(),
             gone: Vec::new(),
         }
     }
 
     /// The next key that the list held before the change, or holds after it, and whether its entry goes.
-    pub fn key(&mut self, key: &Key, held: [bool; 2], goes: bool) -> Result<()> {
+    pub fn key(&mut self, key: &Key, held: [bool; 2], goes: bool) {
         if held[0] != held[1] && !self.region.is_some_and(|region| region.covers(&key.prefix)) {
             self.rest();
             self.region = Some(key.prefix);
-            let counted: Vec<_> = self.filter.counted_in(&mut self.finger, &key.prefix)?.collect();
+            let counted: Vec<_> = self.counting.within(&key.prefix).collect();
             self.counted = counted.into_iter().peekable();
         }
         while let Some((before, counter)) = self.counted.next_if(|(before, _)| before < key) {
@@ -220,7 +222,6 @@ impl<'f> Followed<'f> {
         if let Some((key, counter)) = self.counted.next_if(|(same, _)| same == key) {
             self.entry(&key, counter, goes);
         }
-        Ok(())
     }
 
     /// What the list keeps, and the entries that go and have counted anything.

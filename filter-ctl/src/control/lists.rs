@@ -193,7 +193,7 @@ impl Sides<'_> {
         };
         let [holed_before, holed] = self.compare(store, |compared| {
             let held = [compared.old.is_some(), compared.new.is_some()];
-            followed.key(&compared.key, held, self.is_gone(&compared, false))?;
+            followed.key(&compared.key, held, self.is_gone(&compared, false));
             match (compared.old, compared.new) {
                 (old, new) if old == new => {
                     change.unchanged += 1;
@@ -434,11 +434,14 @@ impl Control {
                 )
             })?;
         }
-        change.is_same = change.is_empty()
+        change.is_same = sides.blocks.is_some()
             && sides.old.is_some()
-            && sides.new.is_some()
+            && change.is_empty()
             && (change.is_bare || sides.are_the_same(store)?);
-        if is_dry || change.is_same && sides.blocks.is_some() {
+        if change.is_same {
+            change.generation = sides.old.as_ref().map(|old| old.generation);
+        }
+        if is_dry || change.is_same {
             return Ok(change);
         }
         let record = self.author.record(change.record(name));

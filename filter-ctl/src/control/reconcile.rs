@@ -152,6 +152,7 @@ impl Control {
         }
         self.bring_to_store()?;
         self.credit_entries()?;
+        self.forget_what_lists_lack()?;
         // Only then are the tables marked: whoever dies before leaves them as they were, and this is done again.
         self.mark();
         Ok(())

@@ -48,6 +48,8 @@ pub struct Recording {
     has_begun: bool,
     /// Since when nothing can be read.
     failing_since: Option<Duration>,
+    /// Whether what is wrong is that nothing can be read.
+    is_unread: bool,
     /// Since when what is tried goes well, if it did not before.
     well_since: Option<Duration>,
     state: RecordState,
@@ -66,6 +68,7 @@ impl Recording {
             pending: Vec::new(),
             has_begun: false,
             failing_since: None,
+            is_unread: false,
             well_since: None,
             state: RecordState::default(),
         }
@@ -86,6 +89,10 @@ impl Recording {
             // Somebody may be loading or unloading, of which each look sees a part.
             return;
         }
+        if read.is_ok() && std::mem::take(&mut self.is_unread) {
+            self.state.trouble = None;
+        }
+        self.is_unread = read.is_err();
         let looked = read.and_then(|()| self.write(open));
         match looked {
             Ok(is_tried) => {

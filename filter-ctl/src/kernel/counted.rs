@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context as _, Result};
 use filter_common::abi::{self, Counter};
-use filter_common::prefix;
+use filter_common::prefix::{self, Finger};
 use filter_common::{Reason, Verdict};
 
 use super::builds;
@@ -14,7 +14,7 @@ use super::interface::{self, padded, slot_name};
 use super::maps::{self, Maps};
 use super::pins::Pins;
 use crate::host::monotonic_now_s;
-use crate::policy::{Entry, Key};
+use crate::policy::{Action, Entry, Key, Prefix};
 use crate::stats::{EntryCount, EntryCounts, InterfaceCounts};
 
 /// All that was counted.
@@ -62,6 +62,23 @@ pub fn release_slots<'n>(pins: &Pins, names: impl IntoIterator<Item = &'n String
         }
     }
     Ok(())
+}
+
+/// What entries have counted, but for those for proofs. Sought from where it was asked last: quickest where prefixes come in
+/// their order.
+pub struct Counting<'f> {
+    filter: &'f Filter,
+    canaries: HashSet<u16>,
+    finger: Finger,
+}
+
+impl Counting<'_> {
+    /// The entries within a prefix that have counted anything since they were made, in the order of keys.
+    pub fn within(&mut self, prefix: &Prefix) -> impl Iterator<Item = (Key, Counter)> {
+        let key = Key { prefix: *prefix, action: Action::Allow }.to_table();
+        let entries = self.filter.table.entries_in_from(&mut self.finger, &key);
+        entries.filter_map(|(id, entry)| self.filter.count_of(id, &entry, &self.canaries))
+    }
 }
 
 /// Entries and what they have counted, read at once and told one by one: so the lock is held only for the reading, and a
@@ -126,8 +143,7 @@ impl Filter {
     /// If an entry was not written by this program, or there is no memory.
     pub fn counted_entries(&self, all: bool) -> Result<CountedEntries> {
         self.map_for(self.len())?;
-        let canaries: HashSet<u16> =
-            (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect();
+        let canaries = self.canary_notes();
         let mut notes = Notes::default();
         let mut entries = Vec::with_capacity(if all { self.len() } else { 0 });
         for (id, entry) in self.table.entries() {
@@ -139,6 +155,32 @@ impl Filter {
         }
         let tables = self.table.shape().seeds.0[0];
         Ok(CountedEntries { tables, entries, notes })
+    }
+
+    fn canary_notes(&self) -> HashSet<u16> {
+        (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect()
+    }
+
+    /// The entries, but for those for proofs, that have counted anything since they were made, in the order of keys.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to look at them.
+    pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
+        self.map_for(self.len())?;
+        let canaries = self.canary_notes();
+        Ok(self.table.entries().filter_map(move |(id, entry)| self.count_of(id, &entry, &canaries)))
+    }
+
+    /// The same, to be asked for prefix by prefix.
+    pub fn counting(&self) -> Counting<'_> {
+        Counting { filter: self, canaries: self.canary_notes(), finger: Finger::default() }
+    }
+
+    fn count_of(&self, id: u32, entry: &prefix::Entry, canaries: &HashSet<u16>) -> Option<(Key, Counter)> {
+        let counter = self.table.counted(id, entry);
+        let is_asked_for = counter.packets > 0 && !canaries.contains(&entry.note);
+        Some((Key::from_table(&entry.key).filter(|_| is_asked_for)?, counter))
     }
 
     /// Names of interfaces that have a slot and no link: they were unloaded, or a load died.

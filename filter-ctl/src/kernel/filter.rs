@@ -283,42 +283,9 @@ impl Filter {
         self.table.entry(id).map_or_else(Counter::default, |entry| self.table.counted(id, &entry))
     }
 
-    /// As [`Filter::counted_in`], of the entry with this key.
-    pub fn counted_with(&self, key: &Key) -> Option<Counter> {
-        let id = self.table.lookup(&key.to_table())?;
-        self.counting(id, &self.table.entry(id)?).map(|(_, counter)| counter)
-    }
-
-    /// The entries within a prefix, but for those for proofs, in the order of keys, that have counted anything since they were
-    /// made. Sought from where the finger last was.
-    ///
-    /// # Errors
-    ///
-    /// As [`Filter::each_counted`].
-    pub fn counted_in<'f>(
-        &'f self,
-        finger: &mut Finger,
-        prefix: &Prefix,
-    ) -> Result<impl Iterator<Item = (Key, Counter)> + use<'f>> {
-        self.map_for(self.len())?;
-        let key = Key { prefix: *prefix, action: Action::Allow }.to_table();
-        Ok(self.table.entries_in_from(finger, &key).filter_map(|(id, entry)| self.counting(id, &entry)))
-    }
-
-    /// As [`Filter::counted_in`], of all.
-    ///
-    /// # Errors
-    ///
-    /// If there is no memory to look at them.
-    pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
-        self.map_for(self.len())?;
-        Ok(self.table.entries().filter_map(|(id, entry)| self.counting(id, &entry)))
-    }
-
-    fn counting(&self, id: u32, entry: &prefix::Entry) -> Option<(Key, Counter)> {
-        let counter = self.table.counted(id, entry);
-        let is_asked_for = counter.packets > 0 && !self.is_canary_note(entry.note);
-        Some((Key::from_table(&entry.key).filter(|_| is_asked_for)?, counter))
+    /// What the entry with this key has counted since it was made, over all CPUs; nothing where there is none.
+    pub fn counted_with(&self, key: &Key) -> Counter {
+        self.table.lookup(&key.to_table()).map_or_else(Counter::default, |id| self.counted_of(id))
     }
 
     /// The loaded interfaces, as the kernel has them.

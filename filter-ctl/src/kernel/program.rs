@@ -1,4 +1,4 @@
-//! The programs of the object, loaded with the tables of a set. Attaches nothing.
+//! The programs, loaded with the tables of a set. Attaches nothing.
 
 use std::path::Path;
 
@@ -72,8 +72,8 @@ impl Program<'_> {
         let mut loader = EbpfLoader::new();
         let Shape { seeds: Seeds(seeds), buckets, bloom_words } = self.shape;
         let ids = self.geometry.ids();
-        // No CO-RE relocations in the object, so the kernel's own types need not be parsed. `explain` counts nothing,
-        // so its object lacks what only counting needs.
+        // No CO-RE relocations in the object, so the kernel's own types need not be parsed. Each object has all maps
+        // and globals, which the shell's library brings, whatever its program needs of them.
         loader
             .btf(None)
             .override_global(global::SEEDS, &seeds, true)

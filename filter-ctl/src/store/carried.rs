@@ -72,7 +72,8 @@ impl Store {
         if let Some(entries) = entries {
             transaction.execute("DELETE FROM carried_entries", [])?;
             let mut insert = transaction.prepare("INSERT INTO carried_entries (bytes) VALUES (?1)")?;
-            for block in entries.chunks(BLOCK) {
+            // Where none has counted anything, that is carried: an empty block says so.
+            for block in entries.chunks(BLOCK).chain(entries.is_empty().then_some(entries)) {
                 let small =
                     zstd::bulk::compress(&to_bytes(block), LEVEL).context("could not compress counts")?;
                 insert.execute([small])?;

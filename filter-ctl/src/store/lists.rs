@@ -440,6 +440,20 @@ impl Store {
         Ok(cursor.holed)
     }
 
+    /// Has no list keep less than nothing.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be written.
+    pub fn forget_what_lists_lack(&self) -> Result<()> {
+        self.db.execute(
+            "UPDATE lists SET retired_packets = max(retired_packets, 0), retired_bytes = max(retired_bytes, 0)
+             WHERE retired_packets < 0 OR retired_bytes < 0",
+            [],
+        )?;
+        Ok(())
+    }
+
     /// The number that the next generation of a list will have.
     ///
     /// # Errors
@@ -448,7 +462,11 @@ impl Store {
     pub fn next_generation(&self, name: &str) -> Result<i64> {
         let last: Option<i64> = self
             .db
-            .query_row("SELECT generations FROM lists WHERE name = ?1", [name], |row| row.get(0))
+            .query_row(
+                "SELECT generations FROM lists WHERE name = ?1 AND generation IS NOT NULL",
+                [name],
+                |row| row.get(0),
+            )
             .optional()?;
         Ok(last.unwrap_or(0) + 1)
     }
@@ -601,13 +619,13 @@ fn id_of(db: &Connection, name: &str) -> Result<Option<i64>> {
 
 fn take(db: &Connection, name: &str, settings: &Settings, new: &NewGeneration, base_s: u32) -> Result<()> {
     let document = serde_json::to_string(settings).context("could not make JSON")?;
+    purge(db)?;
     db.execute(
         "INSERT INTO lists (name, action, settings) VALUES (?1, ?2, ?3)
          ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
         (name, settings.action.number(), document),
     )?;
     let id = id_of(db, name)?.context("it was just written")?;
-    purge(db, name)?;
     let (last, in_force): (i64, Option<i64>) =
         db.query_row("SELECT generations, generation FROM lists WHERE id = ?1", [id], |row| {
             Ok((row.get(0)?, row.get(1)?))
@@ -641,13 +659,13 @@ fn take(db: &Connection, name: &str, settings: &Settings, new: &NewGeneration, b
     old.into_iter().try_for_each(|generation| forget(db, id, generation))
 }
 
-/// Forgets what removals left that were killed, but for a list of this name.
-fn purge(db: &Connection, name: &str) -> Result<()> {
+/// Forgets what removals left that were killed.
+fn purge(db: &Connection) -> Result<()> {
     for table in ["blocks", "generations"] {
-        let left = "SELECT id FROM lists WHERE generation IS NULL AND name != ?1";
-        db.execute(&format!("DELETE FROM {table} WHERE list IN ({left})"), [name])?;
+        let left = "SELECT id FROM lists WHERE generation IS NULL";
+        db.execute(&format!("DELETE FROM {table} WHERE list IN ({left})"), [])?;
     }
-    db.execute("DELETE FROM lists WHERE generation IS NULL AND name != ?1", [name])?;
+    db.execute("DELETE FROM lists WHERE generation IS NULL", [])?;
     Ok(())
 }
 

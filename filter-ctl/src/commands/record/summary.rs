@@ -81,7 +81,7 @@ pub fn run(session: &Session, args: &SummaryArgs) -> Result<Exit> {
         let story = entry.map(|entry| entries.story(entry));
         let packets = match &story {
             Some(Story { fate: Fate::Present, .. }) => {
-                entry.map(|entry| control.filter().counted_with(&entry.key).unwrap_or_default().packets)
+                entry.map(|entry| control.filter().counted_with(&entry.key).packets)
             }
             Some(_) => None,
             None => Some(counts.iter().map(|interface| interface.of(reason, verdict).packets).sum()),
