@@ -161,6 +161,42 @@ fn generations_are_kept_and_never_change() {
 }
 
 #[test]
+fn a_removal_that_was_killed_leaves_nothing_to_the_next_list_of_its_name() {
+    let directory = Directory::new("half-removed");
+    let (mut store, record) = (open(&directory), record());
+    take(&mut store, "feed", Action::Allow, &[(prefix("192.0.2.1"), None)], 1);
+    let half = [
+        ListWrite::Keep { name: "feed", counted: [7, 700] },
+        ListWrite::Force { name: "feed", generation: None, is_held: false },
+    ];
+    store.intend(&Intent { lists: &half, ..Intent::of(&record) }).unwrap();
+    assert_eq!((store.lists().unwrap().len(), store.next_generation("feed").unwrap()), (0, 1));
+    take(&mut store, "feed", Action::Block, &[(prefix("192.0.2.2"), None)], 1);
+    let listed = store.list("feed").unwrap().unwrap();
+    assert_eq!((listed.generation, listed.kept), (Some(1), [0; 2]));
+    assert_eq!(wanted(&store).keys().collect::<Vec<_>>(), [&key("192.0.2.2")]);
+}
+
+#[test]
+fn what_a_list_counted_outlives_a_reboot_with_what_entries_counted() {
+    let directory = Directory::new("kept");
+    let kept = |unloaded: bool| {
+        let (mut store, record) = (open(&directory), record());
+        take(&mut store, "feed", Action::Block, &[(prefix("192.0.2.1"), None)], 1);
+        let lists = [ListWrite::Keep { name: "feed", counted: [7, 700] }];
+        store.intend(&Intent { lists: &lists, ..Intent::of(&record) }).unwrap();
+        if unloaded {
+            // That they have counted nothing is carried as well.
+            store.carry(&[], Some(&[])).unwrap();
+        }
+        from_another_boot(store, 1000, 100);
+        open(&directory).list("feed").unwrap().unwrap().kept
+    };
+    assert_eq!(kept(false), [0; 2]);
+    assert_eq!(kept(true), [7, 700]);
+}
+
+#[test]
 fn ends_move_with_the_clock_and_what_ended_is_gone() {
     let directory = Directory::new("ends");
     let mut store = open(&directory);
