@@ -479,6 +479,11 @@ impl Owner {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of the list that this owner is; nothing of others.
+    pub fn list_name(&self) -> Option<&str> {
+        self.0.strip_prefix(Self::LIST)
+    }
 }
 
 /// An entry: what is enforced for a prefix.

@@ -94,7 +94,7 @@ impl Control {
     /// What entries had counted before they came to a list is taken from its figure; where they have counted nothing, because
     /// that was lost with their tables, there is nothing to be taken from.
     pub(super) fn forget_what_lists_lack(&mut self) -> Result<()> {
-        if !self.is_durable() || self.filter.each_counted()?.next().is_some() {
+        if !self.is_durable() || self.filter.counting().all()?.next().is_some() {
             return Ok(());
         }
         let Ok(store) = &self.store else { return Ok(()) };

@@ -190,6 +190,9 @@ impl Control {
     /// What lists keep of what they have counted, where this is made of it.
     fn kept(&mut self, draft: &Draft, intent: &Intent<'_>) -> KeptByList {
         let (None, Ok(store)) = (&self.unwritable, &self.store) else { return KeptByList::default() };
+        if store.view().lists.is_empty() {
+            return KeptByList::default();
+        }
         let holes = intent.lists.iter().find_map(|write| match write {
             ListWrite::Never(never) => Some(holes_of(never)),
             _ => None,

@@ -79,7 +79,7 @@ impl Control {
         let Ok(store) = self.store() else { return Ok(Vec::new()) };
         let view = store.view();
         let mut hits: Vec<Hits> = view.lists.iter().map(|_| Hits::default()).collect();
-        let mut counted = self.filter.each_counted()?.peekable();
+        let mut counted = self.filter.counting().all()?.peekable();
         let mut open = Open::default();
         store.each_key(Bounds::All, |key, holds| {
             let holders = open.begin(key, holders(view, &holds));
@@ -91,8 +91,7 @@ impl Control {
         })?;
         let listed = store.lists()?;
         let kept = |owner: &Owner| {
-            let list =
-                listed.iter().find(|list| owner.as_str().strip_prefix(Owner::LIST) == Some(&list.name));
+            let list = listed.iter().find(|list| owner.list_name() == Some(&list.name));
             list.map_or([0, 0], |list| list.kept)
         };
         Ok(view

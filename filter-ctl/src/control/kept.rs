@@ -12,10 +12,11 @@ use filter_common::abi::Counter;
 
 use super::change::Draft;
 use super::hits::{OTHERS, Open, holders};
+use crate::feeds::MOST_LISTS;
 use crate::holds::Hold;
 use crate::kernel::Filter;
 use crate::kernel::counted::Counting;
-use crate::policy::{Action, Key, Owner, Prefix};
+use crate::policy::{Action, Key, Prefix};
 use crate::store::{Bounds, ListWrite, Store, View};
 
 /// Entries up to which those who hold what covers each are looked up; for more it is quicker to go over all keys.
@@ -39,10 +40,23 @@ fn take(kept: &mut Kept, Counter { packets, bytes }: Counter) {
 pub(super) struct KeptByList(Vec<(String, Kept)>);
 
 impl KeptByList {
-    /// What the lists of `view` keep, in its order.
-    fn of(view: &View, kept: Vec<Kept>) -> Self {
-        let named = view.lists.iter().zip(kept).filter(|(_, kept)| *kept != Kept::default());
-        Self(named.filter_map(|(list, kept)| Some((list_name(&list.owner)?.to_owned(), kept))).collect())
+    /// What the lists of `view` keep of what each entry has counted, by who holds or covers it before and after.
+    fn of(view: &View, counted: impl Iterator<Item = (Counter, [u64; 2])>) -> Self {
+        let mut kept = vec![Kept::default(); view.lists.len()];
+        for (counter, [was, is]) in counted {
+            for (place, kept) in kept.iter_mut().enumerate().take(MOST_LISTS) {
+                match (was >> place & 1, is >> place & 1) {
+                    (1, 0) => add(kept, counter),
+                    (0, 1) => take(kept, counter),
+                    _ => {}
+                }
+            }
+        }
+        let mut by_list = Self::default();
+        for (list, kept) in view.lists.iter().zip(kept) {
+            by_list.add(list.owner.list_name().unwrap_or_default(), kept);
+        }
+        by_list
     }
 
     /// Adds what another list keeps.
@@ -63,10 +77,6 @@ impl KeptByList {
     }
 }
 
-fn list_name(owner: &Owner) -> Option<&str> {
-    owner.as_str().strip_prefix(Owner::LIST)
-}
-
 /// What lists keep where holds change as in `draft`, after which the lists are as in `after`.
 ///
 /// # Errors
@@ -74,9 +84,6 @@ fn list_name(owner: &Owner) -> Option<&str> {
 /// If holds or entries can't be read.
 pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &View) -> Result<KeptByList> {
     let before = store.view();
-    if before.lists.is_empty() {
-        return Ok(KeptByList::default());
-    }
     let is_gone = |key: &Key| {
         let place = draft.after.binary_search_by_key(key, |(key, _)| *key);
         place.is_ok_and(|place| draft.after[place].1.is_empty())
@@ -85,9 +92,8 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
     for ((key, was), (_, is)) in draft.before.iter().zip(&draft.after) {
         if (holders(before, was) ^ holders(after, is)) & !OTHERS != 0 {
             counted.extend(counting.within(&key.prefix).filter(|(within, _)| within.action == key.action));
-        } else if is.is_empty() && was.iter().any(|hold| hold.owner.as_str() != Owner::CANARY) {
-            let counter = filter.counted_with(key);
-            counted.extend((counter.packets > 0).then_some((*key, counter)));
+        } else if is.is_empty() {
+            counted.extend(counting.with(key));
         }
     }
     if counted.is_empty() {
@@ -101,18 +107,10 @@ pub(super) fn of_draft(filter: &Filter, store: &Store, draft: &Draft, after: &Vi
     };
     let was = covering(filter, store, before, &held(&draft.before), &keys)?;
     let is = covering(filter, store, after, &held(&draft.after), &keys)?;
-    let mut kept = vec![Kept::default(); before.lists.len()];
-    for (((key, counter), was), is) in counted.into_iter().zip(was).zip(is) {
-        let is = if is_gone(&key) { 0 } else { is };
-        for (place, kept) in kept.iter_mut().enumerate().take(OTHERS.trailing_zeros() as usize) {
-            match (was >> place & 1, is >> place & 1) {
-                (1, 0) => add(kept, counter),
-                (0, 1) => take(kept, counter),
-                _ => {}
-            }
-        }
-    }
-    Ok(KeptByList::of(before, kept))
+    let counted = counted.into_iter().zip(was.into_iter().zip(is));
+    let counted =
+        counted.map(|((key, counter), (was, is))| (counter, [was, if is_gone(&key) { 0 } else { is }]));
+    Ok(KeptByList::of(before, counted))
 }
 
 /// What the lists of `view` keep where these entries go.
@@ -130,15 +128,8 @@ pub(super) fn of_gone(
         return Ok(KeptByList::default());
     }
     let keys: Vec<Key> = gone.iter().map(|(key, _)| *key).collect();
-    let mut kept = vec![Kept::default(); view.lists.len()];
-    for ((_, counter), was) in gone.iter().zip(covering(filter, store, view, &HashSet::new(), &keys)?) {
-        for (place, kept) in kept.iter_mut().enumerate().take(OTHERS.trailing_zeros() as usize) {
-            if was >> place & 1 == 1 {
-                add(kept, *counter);
-            }
-        }
-    }
-    Ok(KeptByList::of(view, kept))
+    let was = covering(filter, store, view, &HashSet::new(), &keys)?;
+    Ok(KeptByList::of(view, gone.iter().zip(was).map(|((_, counter), was)| (*counter, [was, 0]))))
 }
 
 /// Which lists hold or cover each of these keys, which are in order. What is held is in the tables, or among `besides`.

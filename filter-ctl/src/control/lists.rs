@@ -406,7 +406,7 @@ impl Control {
             let Some((prefix, comment)) = store.said(list, &host)? else { continue };
             let hole = view.holes.overlapping(&host).first().filter(|_| list.action == Action::Block);
             holding.push(ListHolding {
-                list: list.owner.as_str().trim_start_matches(Owner::LIST).to_owned(),
+                list: list.owner.list_name().unwrap_or_default().to_owned(),
                 action: list.action,
                 prefix,
                 comment: Some(comment).filter(|comment| !comment.is_empty()),

@@ -1,5 +1,6 @@
 //! What the filter has counted: all of it, to be written down before the maps go, and given back to maps that were made anew.
 
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
@@ -64,20 +65,46 @@ pub fn release_slots<'n>(pins: &Pins, names: impl IntoIterator<Item = &'n String
     Ok(())
 }
 
-/// What entries have counted, but for those for proofs. Sought from where it was asked last: quickest where prefixes come in
-/// their order.
+/// What those entries have counted that have counted anything since they were made, but for those for proofs.
 pub struct Counting<'f> {
     filter: &'f Filter,
-    canaries: HashSet<u16>,
+    /// Found out with the first that has counted anything: most changes meet none.
+    canaries: OnceCell<HashSet<u16>>,
     finger: Finger,
 }
 
-impl Counting<'_> {
-    /// The entries within a prefix that have counted anything since they were made, in the order of keys.
+impl<'f> Counting<'f> {
+    /// All, in the order of keys.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to look at them.
+    pub fn all(self) -> Result<impl Iterator<Item = (Key, Counter)> + use<'f>> {
+        self.filter.map_for(self.filter.len())?;
+        Ok(self.filter.table.entries().filter_map(move |(id, entry)| self.of(id, &entry)))
+    }
+
+    /// Those within a prefix, in the order of keys. Sought from where it was asked last: quickest where prefixes come in order.
     pub fn within(&mut self, prefix: &Prefix) -> impl Iterator<Item = (Key, Counter)> {
         let key = Key { prefix: *prefix, action: Action::Allow }.to_table();
         let entries = self.filter.table.entries_in_from(&mut self.finger, &key);
-        entries.filter_map(|(id, entry)| self.filter.count_of(id, &entry, &self.canaries))
+        entries.filter_map(|(id, entry)| self.of(id, &entry))
+    }
+
+    /// The one with this key.
+    pub fn with(&mut self, key: &Key) -> Option<(Key, Counter)> {
+        let id = self.filter.table.lookup_from(&mut self.finger, &key.to_table())?;
+        self.of(id, &self.filter.table.entry(id)?)
+    }
+
+    fn of(&self, id: u32, entry: &prefix::Entry) -> Option<(Key, Counter)> {
+        let counter = self.filter.table.counted(id, entry);
+        if counter.packets == 0
+            || self.canaries.get_or_init(|| self.filter.canary_notes()).contains(&entry.note)
+        {
+            return None;
+        }
+        Some((Key::from_table(&entry.key)?, counter))
     }
 }
 
@@ -161,26 +188,9 @@ impl Filter {
         (0..=self.table.highest_note()).filter(|note| self.is_canary_note(*note)).collect()
     }
 
-    /// The entries, but for those for proofs, that have counted anything since they were made, in the order of keys.
-    ///
-    /// # Errors
-    ///
-    /// If there is no memory to look at them.
-    pub fn each_counted(&self) -> Result<impl Iterator<Item = (Key, Counter)>> {
-        self.map_for(self.len())?;
-        let canaries = self.canary_notes();
-        Ok(self.table.entries().filter_map(move |(id, entry)| self.count_of(id, &entry, &canaries)))
-    }
-
-    /// The same, to be asked for prefix by prefix.
+    /// What entries have counted.
     pub fn counting(&self) -> Counting<'_> {
-        Counting { filter: self, canaries: self.canary_notes(), finger: Finger::default() }
-    }
-
-    fn count_of(&self, id: u32, entry: &prefix::Entry, canaries: &HashSet<u16>) -> Option<(Key, Counter)> {
-        let counter = self.table.counted(id, entry);
-        let is_asked_for = counter.packets > 0 && !canaries.contains(&entry.note);
-        Some((Key::from_table(&entry.key).filter(|_| is_asked_for)?, counter))
+        Counting { filter: self, canaries: OnceCell::new(), finger: Finger::default() }
     }
 
     /// Names of interfaces that have a slot and no link: they were unloaded, or a load died.

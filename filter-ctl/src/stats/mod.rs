@@ -183,7 +183,7 @@ pub fn by_list(now: &Snapshot, earlier: &Earlier<'_>) -> Option<Vec<ListFigures>
             earlier.figures(now, of(list), &then, None)
         };
         ListFigures {
-            list: list.owner.as_str().trim_start_matches(Owner::LIST).to_owned(),
+            list: list.owner.list_name().unwrap_or_default().to_owned(),
             figures: figures(|list| list.counter),
             alone: figures(|list| list.alone),
         }

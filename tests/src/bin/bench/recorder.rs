@@ -41,9 +41,9 @@ pub fn measure(results: &mut Results, extent: &Extent) {
             let measured = host.run(|| cycles(extent, &frame))?;
             results.figure('F', format!("{what}: without the recorder"), "ns", measured.without);
             results.figure('F', format!("{what}: added by the recorder as it is"), "ns", measured.usual);
-            if let Some(share) = measured.share {
+            if let Some((share, often)) = measured.often {
                 let name = format!("{what}: added where one in {share:.0} is sampled (asked: under 3 ns)");
-                results.figure('F', name, "ns", measured.often);
+                results.figure('F', name, "ns", often);
             }
             Ok(())
         });
@@ -55,9 +55,8 @@ struct Measured {
     without: Vec<f64>,
     /// What is added to that.
     usual: Vec<f64>,
-    often: Vec<f64>,
-    /// Frames of which one was sampled, in `often`; nothing where they are not recorded.
-    share: Option<f64>,
+    /// The same where one of so many frames is sampled; nothing where none is recorded.
+    often: Option<(f64, Vec<f64>)>,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "some millions at most")]
@@ -68,13 +67,14 @@ fn cycles(extent: &Extent, frame: &[u8]) -> Result<Measured> {
     let cycles = extent.cycles * CYCLES;
     // One after the other: both count in one ring.
     let usual = pairs(GAP_NS, frame, repeat, cycles)?;
-    let before = head()?;
-    let often = pairs((warm * SHARE) as u32, frame, repeat, cycles)?;
-    let share = |(before, after): (Head, Head)| {
-        (after.seen - before.seen) as f64 / (after.taken - before.taken).max(1) as f64
-    };
-    let share = before.zip(head()?).map(share);
-    Ok(Measured { without: usual.0, usual: usual.1, often: often.1, share })
+    let mut often = None;
+    if let Some(before) = head()? {
+        let (_, added) = pairs((warm * SHARE) as u32, frame, repeat, cycles)?;
+        let after = head()?.context("what was recorded is gone")?;
+        let share = (after.seen - before.seen) as f64 / (after.taken - before.taken).max(1) as f64;
+        often = Some((share, added));
+    }
+    Ok(Measured { without: usual.0, usual: usual.1, often })
 }
 
 /// What the filter costs in each cycle without the recorder, and what it costs more with one at this pace: medians of pairs.
